@@ -1,0 +1,40 @@
+"""Saliency for Keras 3: attention, sparsification and design that listen to the data.
+
+``import keras_saliency`` registers every layer, so that ``keras.saving.load_model`` finds
+them; everything else is imported on first use.
+"""
+
+import importlib
+
+from keras_saliency import layers
+from keras_saliency.version import __version__
+
+# Public name -> module that defines it. A subpackage maps to itself.
+_LAZY = {}
+_SUBPACKAGES = (
+    "callbacks",
+    "models",
+    "racknet",
+    "scale_space",
+    "sparsity",
+    "visualization",
+)
+
+for _name in layers.__all__:
+    globals()[_name] = getattr(layers, _name)
+
+__all__ = ["__version__", "layers", *layers.__all__, *_LAZY, *_SUBPACKAGES]
+
+
+def __getattr__(name):
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"keras_saliency.{name}")
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'keras_saliency' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

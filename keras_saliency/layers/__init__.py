@@ -1,0 +1,3 @@
+"""Every layer of the library. Importing this package registers them with Keras."""
+
+__all__ = []

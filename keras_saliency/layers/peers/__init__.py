@@ -1,0 +1,1 @@
+"""Attention mechanisms of other authors, with one vocabulary of arguments."""

@@ -1,0 +1,1 @@
+"""RACKNet: statistics of a data set decide racks, layers and kernels of a network."""

@@ -1,0 +1,1 @@
+"""Gaussian scale space, differences, extrema and the salient events they mark."""

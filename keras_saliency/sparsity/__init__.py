@@ -1,0 +1,1 @@
+"""Output-informed sparsification: significance, masks, schedules and reports."""

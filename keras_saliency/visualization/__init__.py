@@ -1,0 +1,1 @@
+"""One picture per question. Nothing else in the library imports this package."""
