@@ -114,7 +114,7 @@ class LayerTests:
     """Mixin with the tests. Subclasses set `layer`, `config` and `cases`."""
 
     layer = None
-    config = {}  # noqa: RUF012
+    config = {}
     cases = ()
 
     # ---- making things -------------------------------------------------------------------

@@ -58,13 +58,13 @@ CASES = [
 
 class TestGain(LayerTests):
     layer = Gain
-    config = {"factor": 2.0, "data_format": "channels_first"}  # noqa: RUF012
+    config = {"factor": 2.0, "data_format": "channels_first"}
     cases = CASES
 
 
 class Unsound(LayerTests):
     layer = ForgetfulGain
-    config = {"factor": 2.0, "data_format": "channels_first"}  # noqa: RUF012
+    config = {"factor": 2.0, "data_format": "channels_first"}
     cases = CASES
 
 
@@ -87,7 +87,7 @@ def test_a_lost_argument_fails():
 
 def test_an_unlisted_argument_fails():
     class Incomplete(Unsound):
-        config = {"factor": 2.0}  # noqa: RUF012
+        config = {"factor": 2.0}
 
     with pytest.raises(AssertionError, match="data_format"):
         Incomplete().test_every_argument_survives_its_config()
