@@ -1,5 +1,13 @@
 """Shared fixtures; ``harness.py`` beside this file tests a layer from one declaration."""
 
+import importlib.util
+import os
+
+# Without a choice of the user's, the tests run on the backend that is installed.
+installed = [b for b in ("tensorflow", "jax", "torch") if importlib.util.find_spec(b)]
+os.environ.setdefault("KERAS_BACKEND", installed[0])
+os.environ.setdefault("MPLBACKEND", "Agg")
+
 import harness
 import keras
 import pytest

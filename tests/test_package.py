@@ -1,0 +1,89 @@
+"""Installing and importing the library: what it costs, what it pulls in, what it offers."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+import keras_saliency
+
+ROOT = Path(keras_saliency.__file__).parent
+HEAVY = {"sklearn", "skimage", "pandas", "matplotlib", "cv2", "joblib", "scipy", "tqdm", "dask"}
+BACKENDS = {"tensorflow", "jax", "torch"}
+
+
+def run(code):
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_import_is_cheap_and_light():
+    code = """
+import json, sys, time, keras
+before = set(sys.modules)
+start = time.process_time()
+import keras_saliency
+print(json.dumps([time.process_time() - start, sorted(set(sys.modules) - before)]))
+"""
+    runs = [json.loads(run(code).splitlines()[-1]) for _ in range(3)]
+    assert min(seconds for seconds, _ in runs) <= 0.1
+    added = {name.split(".")[0] for name in runs[0][1]}
+    assert not added & (HEAVY | BACKENDS)
+
+
+def test_no_module_imports_a_backend_or_a_heavy_package_at_its_top():
+    for path in ROOT.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            found = {name.split(".")[0] for name in names} & (HEAVY | BACKENDS)
+            assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("scale_space", {"layers", "models", "racknet", "sparsity", "callbacks", "visualization"}),
+        ("layers", {"models", "racknet", "sparsity", "callbacks", "visualization"}),
+        ("sparsity", {"visualization"}),
+        ("callbacks", {"visualization"}),
+        ("models", {"visualization"}),
+        ("racknet", {"visualization"}),
+    ],
+)
+def test_dependencies_point_downwards(package, forbidden):
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                "keras_saliency."
+            ):
+                used = node.module.split(".")[1]
+                assert used not in forbidden, f"{path.relative_to(ROOT)} imports {used}"
+
+
+def test_every_public_name_exists_and_is_documented():
+    for name in keras_saliency.__all__:
+        value = getattr(keras_saliency, name)
+        if name != "__version__":
+            assert value.__doc__, f"{name} has no docstring"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = keras_saliency.no_such_name
+
+
+def test_every_layer_is_registered_under_its_own_name():
+    for name in keras_saliency.layers.__all__:
+        value = getattr(keras_saliency.layers, name)
+        if isinstance(value, type) and issubclass(value, keras.layers.Layer):
+            registered = keras.saving.get_registered_name(value)
+            assert registered == f"keras_saliency>{value.__name__}"
