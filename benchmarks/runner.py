@@ -100,13 +100,13 @@ def measure(tasks, repeats=9, warmup=2):
             block(task())
             seconds[name].append(time.perf_counter() - begin)
     (own_end, busy_end), elapsed = cpu(), time.perf_counter() - start
-    others = max(0.0, (busy_end - busy) - (own_end - own)) / (elapsed * os.cpu_count())
+    others = ((busy_end - busy) - (own_end - own)) / (elapsed * os.cpu_count())
     frame = pd.DataFrame(
         {name: np.quantile(values, [0.5, 0.25, 0.75]) for name, values in seconds.items()},
         index=["seconds", "low", "high"],
     ).T
     frame.index.name = "task"
-    frame.attrs["others"] = others
+    frame.attrs["others"] = min(max(others, 0.0), 1.0)  # the system's clock ticks coarsely
     return frame
 
 

@@ -1,0 +1,104 @@
+"""What each framework of keras_saliency does, on real data, offline, in about two minutes.
+
+Run it with ``python examples/quickstart.py``; ``--only san`` runs one section, ``--small`` takes
+seconds and is for checking that everything works. Pictures go to ``output/``.
+"""
+
+import argparse
+import importlib.util
+import os
+import time
+from pathlib import Path
+
+# Keras needs to know its backend before it is imported: take the one that is installed.
+BACKENDS = ("tensorflow", "jax", "torch")
+os.environ.setdefault("KERAS_BACKEND", next(b for b in BACKENDS if importlib.util.find_spec(b)))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import matplotlib
+import numpy as np
+import pandas as pd
+
+matplotlib.use("Agg")
+
+import keras_saliency
+
+OUTPUT = Path("output")
+
+
+def digits(size=16):
+    """Return scikit-learn's handwritten digits as images in [0, 1], split for training and test."""
+    from skimage.transform import resize
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    data = load_digits()
+    images = np.stack([resize(image / 16, (size, size)) for image in data.images])
+    images = images[..., None].astype("float32")
+    return train_test_split(images, data.target, test_size=0.3, random_state=0)
+
+
+def train(model, x, y, epochs):
+    """Fit `model`; return the median seconds per epoch, without the first, which compiles."""
+    marks = [time.perf_counter()]
+    clock = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: marks.append(time.perf_counter())
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(x, y, batch_size=64, epochs=epochs, verbose=0, callbacks=[clock])
+    seconds = np.diff(marks)
+    return float(np.median(seconds[1:] if epochs > 1 else seconds))
+
+
+def accuracy(model, x, y):
+    return model.evaluate(x, y, batch_size=256, verbose=0)[1]
+
+
+def san(small):
+    """SAN, during training: LeNet-5 with and without attention to scale-space extrema."""
+    x_train, x_test, y_train, y_test = digits()
+    seeds, epochs = (1, 1) if small else (3, 8)
+    rows = []
+    for name, attention in {"LeNet-5": None, "LeNet-5 + SAN": "san"}.items():
+        scores, seconds = [], []
+        for seed in range(seeds):
+            keras.utils.set_random_seed(seed)
+            model = keras_saliency.models.LeNet5((16, 16, 1), 10, attention=attention)
+            seconds.append(train(model, x_train, y_train, epochs))
+            scores.append(accuracy(model, x_test, y_test))
+        rows.append(
+            {
+                "model": name,
+                "accuracy": f"{np.mean(scores):.3f} ± {np.std(scores):.3f}",
+                "parameters": f"{model.count_params():,}",
+                "s/epoch": f"{np.median(seconds):.2f}",
+            }
+        )
+    print(pd.DataFrame(rows).to_string(index=False))
+    figure = keras_saliency.visualization.plot_attention(model, x_test[0])
+    figure.savefig(OUTPUT / "attention.png", dpi=120, bbox_inches="tight")
+    print(f"What the attention looks at: {OUTPUT / 'attention.png'}")
+
+
+SECTIONS = {
+    "san": san,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="seconds instead of minutes")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    options = parser.parse_args()
+    OUTPUT.mkdir(exist_ok=True)
+    print(f"keras_saliency {keras_saliency.__version__} on {keras.backend.backend()}")
+    for name in options.only:
+        start = time.perf_counter()
+        print(f"\n{SECTIONS[name].__doc__}")
+        SECTIONS[name](options.small)
+        print(f"({time.perf_counter() - start:.0f} s)")
+
+
+if __name__ == "__main__":
+    main()
