@@ -10,7 +10,10 @@ from keras_saliency import layers
 from keras_saliency.version import __version__
 
 # Public name -> module that defines it. A subpackage maps to itself.
-_LAZY = {}
+_LAZY = {
+    "edge_significance": "keras_saliency.sparsity",
+    "inffs": "keras_saliency.sparsity",
+}
 _SUBPACKAGES = (
     "callbacks",
     "models",

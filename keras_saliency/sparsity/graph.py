@@ -1,0 +1,285 @@
+"""A model as one flat list of calls, nested and subclassed models opened up."""
+
+import contextlib
+
+import keras
+from keras import tree
+
+from keras_saliency.sparsity.kernels import sublayers
+from keras_saliency.sparsity.registry import find_rule
+
+
+class Tensor:
+    """A value that flows between two calls: its shape, batch axis included, and dtype."""
+
+    __slots__ = ("data_format", "dtype", "shape")
+
+    def __init__(self, shape, dtype):
+        self.shape = tuple(shape)
+        self.dtype = dtype
+        self.data_format = None
+
+    def __repr__(self):
+        return f"<Tensor shape={self.shape} dtype={self.dtype}>"
+
+
+class Call:
+    """One call of a layer or an operation: what went in, and what came out."""
+
+    def __init__(self, layer, args, kwargs, inputs, outputs):
+        self.layer = layer
+        self.args = args
+        self.kwargs = kwargs
+        self.inputs = inputs
+        self.outputs = outputs
+
+
+class Graph:
+    """The calls of a model in an order in which each follows the calls it depends on."""
+
+    def __init__(self):
+        self.calls = []
+        self.inputs = []
+        self.outputs = []
+
+
+def flatten_model(model, data=None):
+    """Open a model up into a flat `Graph`.
+
+    Functional and Sequential models are read; other models, and layers made of layers, are called
+    once on symbolic tensors, which records what they do (nothing is computed, and the records are
+    removed again).
+
+    Args:
+        model: A built `keras.Model`.
+        data: Optional nest of arrays, whose shapes stand for the inputs of a subclassed model.
+
+    Returns:
+        A `Graph`.
+
+    Raises:
+        ValueError: If some layer's part in the model cannot be found out.
+    """
+    graph = Graph()
+    if is_functional(model):
+        graph.inputs = [Tensor(x.shape, x.dtype) for x in model.inputs]
+        graph.outputs = _inline(model, graph.inputs, graph)
+        return graph
+    args, kwargs = _symbolic_inputs(model, data)
+    structure = tree.map_structure(_to_tensor, (args, kwargs))
+    graph.inputs = [x for x in tree.flatten(structure) if isinstance(x, Tensor)]
+    graph.outputs = _trace(model, *structure, graph)
+    return graph
+
+
+def is_functional(layer):
+    """Whether the layer is a model whose graph is there to read."""
+    functional = getattr(layer, "_functional", None) if _is_sequential(layer) else layer
+    if not isinstance(functional, keras.Model) or not hasattr(functional, "_nodes_by_depth"):
+        return False
+    # A subclass that passes `inputs` and `outputs` on and then writes its own `call` runs that.
+    owner = keras.Sequential if _is_sequential(layer) else _functional_class()
+    return type(layer).call is owner.call
+
+
+def _is_sequential(layer):
+    return isinstance(layer, keras.Sequential)
+
+
+def _functional_class():
+    """`keras.Model(inputs, outputs)` is of this class, which Keras does not export."""
+    if not hasattr(_functional_class, "cls"):
+        x = keras.Input((1,))
+        _functional_class.cls = type(keras.Model(x, x))
+    return _functional_class.cls
+
+
+def _to_tensor(x):
+    return Tensor(x.shape, x.dtype) if isinstance(x, keras.KerasTensor) else x
+
+
+def _is_tensor(x):
+    return isinstance(x, Tensor)
+
+
+def _inline(model, inputs, graph):
+    """Add the calls of a functional model that is fed with `inputs`; returns its outputs."""
+    functional = model._functional if _is_sequential(model) else model
+    return _add_nodes(functional.inputs, inputs, functional.outputs, graph)
+
+
+def _add_nodes(symbolic_inputs, inputs, symbolic_outputs, graph):
+    known = {id(x): tensor for x, tensor in zip(symbolic_inputs, inputs, strict=True)}
+    for node in _sorted_nodes(symbolic_outputs, known):
+
+        def resolve(x):
+            if not isinstance(x, keras.KerasTensor):
+                return x
+            return known.setdefault(id(x), Tensor(x.shape, x.dtype))
+
+        args = tree.map_structure(resolve, node.arguments.args)
+        kwargs = tree.map_structure(resolve, node.arguments.kwargs)
+        results = _expand(node.operation, args, kwargs, node.outputs, graph)
+        for x, tensor in zip(node.outputs, results, strict=True):
+            known[id(x)] = tensor
+    return [known[id(x)] if id(x) in known else Tensor(x.shape, x.dtype) for x in symbolic_outputs]
+
+
+def _sorted_nodes(outputs, known):
+    """The nodes between `known` tensors and `outputs`, each after those it depends on."""
+    order, done = [], set()
+    stack = [(x, False) for x in reversed(outputs)]
+    while stack:
+        item, visited = stack.pop()
+        if visited:
+            order.append(item)
+            continue
+        history = getattr(item, "_keras_history", None)
+        if id(item) in known or history is None or history.operation is None:
+            continue
+        node = history.operation._inbound_nodes[history.node_index]
+        if id(node) in done or not node.arguments.keras_tensors:
+            continue
+        done.add(id(node))
+        stack.append((node, True))
+        stack.extend((x, False) for x in reversed(node.arguments.keras_tensors))
+    return order
+
+
+def _expand(operation, args, kwargs, symbolic_outputs, graph):
+    """Add one call, or what it consists of; returns its output tensors."""
+    if find_rule(operation) is None and isinstance(operation, keras.layers.Layer):
+        if is_functional(operation):
+            inputs = _model_inputs(operation, args, kwargs)
+            if inputs is not None:
+                return _inline(operation, inputs, graph)
+        if _is_composite(operation):
+            return _trace(operation, args, kwargs, graph)
+        if not operation.weights and not isinstance(operation, keras.layers.InputLayer):
+            # Its `call` may tell more than its shapes do; if it does not, the shapes have to do.
+            part = Graph()
+            with contextlib.suppress(ValueError):
+                outputs = _trace(operation, args, kwargs, part)
+                if part.calls and all(_understood(call) for call in part.calls):
+                    graph.calls.extend(part.calls)
+                    return outputs
+    outputs = [Tensor(x.shape, x.dtype) for x in symbolic_outputs]
+    inputs = [x for x in tree.flatten((args, kwargs)) if _is_tensor(x)]
+    graph.calls.append(Call(operation, args, kwargs, inputs, outputs))
+    return outputs
+
+
+def _understood(call):
+    if find_rule(call.layer) is not None:
+        return True
+    shape = call.outputs[0].shape
+    return all(x.shape == shape for x in call.inputs)
+
+
+def _is_composite(layer):
+    """Whether what the layer does is done by layers in it."""
+    return any(child.weights for child in sublayers(layer)) or isinstance(layer, keras.Model)
+
+
+def _model_inputs(model, args, kwargs):
+    """The tensors of a call in the order of the model's inputs, or `None` if that is unclear."""
+    first = args[0] if args else kwargs.get("inputs")
+    functional = model._functional if _is_sequential(model) else model
+    if isinstance(first, dict) and not isinstance(functional._inputs_struct, dict):
+        names = [x.name for x in functional.inputs]
+        if not set(names) <= set(first):
+            return None
+        inputs = [first[name] for name in names]
+    else:
+        inputs = tree.flatten(first)
+    if len(inputs) != len(functional.inputs) or not all(_is_tensor(x) for x in inputs):
+        return None
+    return inputs
+
+
+def _symbolic_inputs(model, data):
+    """Symbolic arguments with the shapes that a model without a graph was built with."""
+    if data is not None:
+        inputs = tree.map_structure(
+            lambda x: keras.KerasTensor(
+                (None, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype)
+            ),
+            data,
+        )
+        return (inputs,), {}
+    shapes = getattr(model, "_build_shapes_dict", None)
+    if not shapes:
+        raise ValueError(
+            f"The model '{model.name}' ({type(model).__name__}) is subclassed and does not know "
+            "its input shape. Pass `data`, a batch of its inputs, or call the model on one first."
+        )
+    shapes = dict(shapes)
+
+    def symbolic(shape):
+        if shape is None:
+            return None
+        if isinstance(shape, dict):
+            return {key: symbolic(value) for key, value in shape.items()}
+        if isinstance(shape, (list, tuple)) and not all(
+            extent is None or isinstance(extent, int) for extent in shape
+        ):
+            return type(shape)(symbolic(part) for part in shape)
+        return keras.KerasTensor((None, *tuple(shape)[1:]), keras.config.floatx())
+
+    if len(shapes) == 1:
+        return (symbolic(next(iter(shapes.values()))),), {}
+    return (), {key.removesuffix("_shape"): symbolic(shape) for key, shape in shapes.items()}
+
+
+def _trace(layer, args, kwargs, graph):
+    """Call `layer.call` on symbolic tensors and add the calls that it makes."""
+    unbuilt = [child.name for child in sublayers(layer) if not child.built and child.weights]
+    if not layer.built or unbuilt:
+        raise ValueError(
+            f"'{layer.name}' ({type(layer).__name__}) is not built. Call the model on a batch of "
+            "data first."
+        )
+    error = None
+    # Code that computes with the batch size does not get on with an unknown one.
+    for batch in (None, 2):
+        stand_ins, tensors = [], []
+
+        def stand_in(x, batch=batch, stand_ins=stand_ins, tensors=tensors):
+            if not _is_tensor(x):
+                return x
+            shape = x.shape if x.shape[:1] != (None,) or batch is None else (batch, *x.shape[1:])
+            symbol = keras.KerasTensor(shape, x.dtype)
+            stand_ins.append(symbol)
+            tensors.append(x)
+            return symbol
+
+        symbolic_args, symbolic_kwargs = tree.map_structure(stand_in, (args, kwargs))
+        symbolic_kwargs = {k: v for k, v in symbolic_kwargs.items() if v is not None}
+        with _forgotten_nodes(layer):
+            try:
+                outputs = tree.flatten(layer.call(*symbolic_args, **symbolic_kwargs))
+            except Exception as exception:
+                error = error or exception
+                continue
+            outputs = [x for x in outputs if isinstance(x, keras.KerasTensor)]
+            return _add_nodes(stand_ins, tensors, outputs, graph)
+    raise ValueError(
+        f"What '{layer.name}' ({type(layer).__name__}) does could not be traced: its `call` "
+        f"failed on symbolic tensors with {type(error).__name__}: {error}. Write it with "
+        "`keras.ops` and Keras layers, or tell the library what it does with "
+        "`keras_saliency.sparsity.register_significance_rule"
+        f"({type(layer).__name__})`."
+    ) from error
+
+
+@contextlib.contextmanager
+def _forgotten_nodes(layer):
+    """Leave no trace of symbolic calls on the user's layers: `layer.output` must stay unique."""
+    layers = layer._flatten_layers()
+    before = [(x, len(x._inbound_nodes), len(x._outbound_nodes)) for x in layers]
+    try:
+        yield
+    finally:
+        for x, inbound, outbound in before:
+            del x._inbound_nodes[inbound:]
+            del x._outbound_nodes[outbound:]

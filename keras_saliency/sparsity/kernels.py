@@ -1,0 +1,240 @@
+"""The weights of a model that count as edges: what may be masked, what may not, and why."""
+
+import fnmatch
+import re
+from dataclasses import dataclass, field
+
+import keras
+
+from keras_saliency.sparsity.registry import find_kernels, find_reason
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One weight whose entries are edges.
+
+    Attributes:
+        key: Unique name in the model. The layer's name for its `kernel` (or its only kernel),
+            `"layer/weight"` for others: `"lstm"`, `"lstm/recurrent_kernel"`. Layers inside
+            another layer or model carry its name in front: `"encoder/dense"`, `"mha/query"`.
+        layer: The layer that owns it. For a recurrent layer that is the layer, not its cell.
+        owner: The layer or cell whose attribute `name` the weight is.
+        name: Attribute name on `owner`.
+        variable: The `keras.Variable`.
+        input_axes, output_axes: Non-negative axes of the kernel over input and output neurons.
+        parents: The layers and models around `layer`, outermost first, the model itself left out.
+        path: The layer's name with those of its parents, joined by `"/"`.
+    """
+
+    key: str
+    layer: keras.layers.Layer
+    owner: keras.layers.Layer
+    name: str
+    variable: keras.Variable
+    input_axes: tuple
+    output_axes: tuple
+    parents: tuple = ()
+    path: str = ""
+
+    @property
+    def shape(self):
+        return tuple(self.variable.shape)
+
+    @property
+    def size(self):
+        size = 1
+        for extent in self.shape:
+            size *= extent
+        return size
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A layer with weights that stays dense, and why."""
+
+    path: str
+    layer: keras.layers.Layer
+    reason: str
+
+
+@dataclass
+class Kernels:
+    """What `maskable_kernels` found: `kernels` in the order of the layers, and `skipped`."""
+
+    kernels: list = field(default_factory=list)
+    skipped: list = field(default_factory=list)
+
+    def __iter__(self):
+        return iter(self.kernels)
+
+    def __len__(self):
+        return len(self.kernels)
+
+
+def sublayers(layer):
+    """The layers directly inside a layer or model, without the ones that hold no place in it."""
+    if isinstance(layer, keras.Model) and not isinstance(layer, keras.Sequential):
+        return list(layer.layers)
+    return [
+        child
+        for child in layer._layers
+        if not isinstance(child, keras.Model) or child is not getattr(layer, "_functional", None)
+    ]
+
+
+def maskable_kernels(model, layers=None, exclude=None):
+    """List the weights of a model that may be masked, and the layers that may not, with reasons.
+
+    Biases, the weights of normalisation layers, and other weights that are no edges never count.
+    Needs no graph: it works on every built model, subclassed ones included.
+
+    Args:
+        model: A built `keras.Model`.
+        layers: Which layers to take: `None` for all of them, or one of these, or a list of
+            these: a layer (or a model or wrapper, which stands for everything in it), a name or
+            a path such as `"encoder/dense"`, a glob pattern such as `"block1_*"`, a compiled
+            regular expression (searched in the path), or a function of the layer that returns
+            a bool.
+        exclude: Which layers to leave out, in the same terms.
+
+    Returns:
+        A `Kernels` object: `.kernels`, a list of `Kernel` in the order of the model's layers,
+        and `.skipped`, a list of `Skipped(path, layer, reason)`.
+
+    Raises:
+        TypeError: If `model` is not a `keras.Model`, or a selector is none of the above.
+        ValueError: If the model is not built, or a layer or a name is not found in it.
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
+    if not model.built:
+        raise ValueError(
+            f"The model '{model.name}' is not built, so it has no weights yet. Call "
+            "`model.build(input_shape)`, or call it on a batch of data, first."
+        )
+    found = Kernels()
+    kernels = []
+    keys, seen = {}, set()
+    if isinstance(model, keras.Model):
+        _collect_children(model, (), kernels, found.skipped, keys, seen)
+    else:
+        _collect(model, (), kernels, found.skipped, keys, seen)
+    wanted = (
+        set(range(len(kernels))) if layers is None else _select(model, kernels, layers, "layers")
+    )
+    unwanted = set() if exclude is None else _select(model, kernels, exclude, "exclude")
+    for index, kernel in enumerate(kernels):
+        if index in unwanted:
+            found.skipped.append(Skipped(kernel.key, kernel.layer, "excluded"))
+        elif index not in wanted:
+            found.skipped.append(Skipped(kernel.key, kernel.layer, "not selected"))
+        else:
+            found.kernels.append(kernel)
+    return found
+
+
+def _collect_children(layer, parents, kernels, skipped, keys, seen):
+    for child in sublayers(layer):
+        _collect(child, parents, kernels, skipped, keys, seen)
+
+
+def _collect(layer, parents, kernels, skipped, keys, seen, face=None):
+    """Add the kernels of `layer` and of what is in it. `face` is the recurrent layer of a cell."""
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    shown = layer if face is None else face
+    path = "/".join([parent.name for parent in parents] + [shown.name])
+    own = layer._trainable_variables + layer._non_trainable_variables
+    weights = [v for v in own if len(v.shape) > 0 and keras.backend.is_float_dtype(v.dtype)]
+    axes = find_kernels(layer)
+    if axes:
+        present = []
+        for name, kernel_axes in axes.items():
+            variable = getattr(layer, name, None)
+            if variable is None:
+                continue
+            if not keras.backend.is_float_dtype(variable.dtype):
+                skipped.append(
+                    Skipped(path, shown, f"its weights are quantised to {variable.dtype}")
+                )
+                continue
+            present.append((name, kernel_axes, variable))
+        for name, kernel_axes, variable in present:
+            public = name.lstrip("_")
+            key = path if public == "kernel" or len(axes) == 1 else f"{path}/{public}"
+            keys[key] = keys.get(key, 0) + 1
+            if keys[key] > 1:
+                key = f"{key}#{keys[key]}"
+            rank = len(variable.shape)
+            kernels.append(
+                Kernel(
+                    key=key,
+                    layer=shown,
+                    owner=layer,
+                    name=name,
+                    variable=variable,
+                    input_axes=tuple(axis % rank for axis in kernel_axes.inputs),
+                    output_axes=tuple(axis % rank for axis in kernel_axes.outputs),
+                    parents=parents,
+                    path=path,
+                )
+            )
+    elif weights:
+        reason = find_reason(layer)
+        if reason is None and axes is None:
+            reason = (
+                f"no significance rule is registered for {type(layer).__name__} "
+                "(keras_saliency.sparsity.register_significance_rule)"
+            )
+        skipped.append(Skipped(path, shown, reason or "its weights are no edges"))
+    cell = getattr(layer, "cell", None) if isinstance(layer, keras.layers.RNN) else None
+    for child in sublayers(layer):
+        if child is cell and not child._layers:
+            _collect(child, parents, kernels, skipped, keys, seen, face=shown)
+        else:
+            _collect(child, (*parents, shown), kernels, skipped, keys, seen)
+
+
+def _select(model, kernels, selectors, argument):
+    if isinstance(selectors, (list, tuple, set, frozenset)):
+        chosen = set()
+        for selector in selectors:
+            chosen |= _select(model, kernels, selector, argument)
+        return chosen
+    chosen = {i for i, kernel in enumerate(kernels) if matches(kernel, selectors, argument)}
+    if chosen or not isinstance(selectors, (str, keras.layers.Layer)):
+        return chosen
+    if isinstance(selectors, keras.layers.Layer):
+        known = any(selectors is layer for layer in model._flatten_layers())
+        label = f"the layer '{selectors.name}'"
+    else:
+        names = {layer.name for layer in model._flatten_layers()}
+        paths = {kernel.path for kernel in kernels}
+        known = any(fnmatch.fnmatchcase(name, selectors) for name in names | paths)
+        label = repr(selectors)
+    if known:
+        return chosen
+    raise ValueError(
+        f"`{argument}` asks for {label}, which the model '{model.name}' does not have. Its "
+        f"maskable weights are: {', '.join(kernel.key for kernel in kernels)}"
+    )
+
+
+def matches(kernel, selector, argument="layers"):
+    """Whether one selector (a layer, a name, a pattern or a function) means this kernel."""
+    around = (*kernel.parents, kernel.layer)
+    if isinstance(selector, keras.layers.Layer):
+        return any(selector is layer for layer in (*around, kernel.owner))
+    if isinstance(selector, str):
+        prefixes = ["/".join(layer.name for layer in around[: i + 1]) for i in range(len(around))]
+        names = {kernel.key, *prefixes, *(layer.name for layer in around)}
+        return any(name == selector or fnmatch.fnmatchcase(name, selector) for name in names)
+    if isinstance(selector, re.Pattern):
+        return selector.search(kernel.key) is not None
+    if callable(selector) and not isinstance(selector, type):
+        return any(bool(selector(x)) for x in around if not isinstance(x, keras.Model))
+    raise TypeError(
+        f"`{argument}` takes layers, names, glob patterns, compiled regular expressions and "
+        f"functions of a layer, or a list of them. Received: {selector!r}"
+    )
