@@ -1,6 +1,5 @@
 """Output-informed sparsification: significance, masks, schedules and reports."""
 
-from keras_saliency.sparsity import rules as _rules  # Registers the rules of Keras's layers.
 from keras_saliency.sparsity.inffs import inffs
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.registry import register_significance_rule

@@ -26,12 +26,21 @@ class Tensor:
 class Call:
     """One call of a layer or an operation: what went in, and what came out."""
 
-    def __init__(self, layer, args, kwargs, inputs, outputs):
+    def __init__(self, layer, args, kwargs, inputs, outputs, inside=""):
         self.layer = layer
+        self.inside = inside
         self.args = args
         self.kwargs = kwargs
         self.inputs = inputs
         self.outputs = outputs
+
+
+class Frames(keras.Operation):
+    """Stands for taking the time steps of a sequence as samples, as `TimeDistributed` does."""
+
+
+class Sequence(keras.Operation):
+    """Stands for putting the time steps of a sequence together again."""
 
 
 class Graph:
@@ -74,24 +83,16 @@ def flatten_model(model, data=None):
 
 def is_functional(layer):
     """Whether the layer is a model whose graph is there to read."""
-    functional = getattr(layer, "_functional", None) if _is_sequential(layer) else layer
-    if not isinstance(functional, keras.Model) or not hasattr(functional, "_nodes_by_depth"):
+    if not isinstance(layer, keras.Model):
         return False
     # A subclass that passes `inputs` and `outputs` on and then writes its own `call` runs that.
-    owner = keras.Sequential if _is_sequential(layer) else _functional_class()
-    return type(layer).call is owner.call
+    if _is_sequential(layer):
+        return layer._functional is not None and type(layer).call is keras.Sequential.call
+    return hasattr(layer, "_nodes_by_depth") and type(layer).call.__qualname__ == "Functional.call"
 
 
 def _is_sequential(layer):
     return isinstance(layer, keras.Sequential)
-
-
-def _functional_class():
-    """`keras.Model(inputs, outputs)` is of this class, which Keras does not export."""
-    if not hasattr(_functional_class, "cls"):
-        x = keras.Input((1,))
-        _functional_class.cls = type(keras.Model(x, x))
-    return _functional_class.cls
 
 
 def _to_tensor(x):
@@ -149,6 +150,8 @@ def _sorted_nodes(outputs, known):
 def _expand(operation, args, kwargs, symbolic_outputs, graph):
     """Add one call, or what it consists of; returns its output tensors."""
     if find_rule(operation) is None and isinstance(operation, keras.layers.Layer):
+        if isinstance(operation, keras.layers.TimeDistributed):
+            return _time_distributed(operation, args, kwargs, symbolic_outputs, graph)
         if is_functional(operation):
             inputs = _model_inputs(operation, args, kwargs)
             if inputs is not None:
@@ -160,7 +163,7 @@ def _expand(operation, args, kwargs, symbolic_outputs, graph):
             part = Graph()
             with contextlib.suppress(ValueError):
                 outputs = _trace(operation, args, kwargs, part)
-                if part.calls and all(_understood(call) for call in part.calls):
+                if part.calls and all(understood(call) for call in part.calls):
                     graph.calls.extend(part.calls)
                     return outputs
     outputs = [Tensor(x.shape, x.dtype) for x in symbolic_outputs]
@@ -169,11 +172,55 @@ def _expand(operation, args, kwargs, symbolic_outputs, graph):
     return outputs
 
 
-def _understood(call):
-    if find_rule(call.layer) is not None:
+def _time_distributed(layer, args, kwargs, symbolic_outputs, graph):
+    sequence = args[0] if args else kwargs["inputs"]
+
+    def frame(x):
+        return Tensor((x.shape[0], *x.shape[2:]), x.dtype)
+
+    name = layer.name
+    step = frame(sequence)
+    graph.calls.append(Call(Frames(name=name), (sequence,), {}, [sequence], [step]))
+    results = _expand(layer.layer, (step,), {}, [frame(x) for x in symbolic_outputs], graph)
+    outputs = [Tensor(x.shape, x.dtype) for x in symbolic_outputs]
+    for result, output in zip(results, outputs, strict=True):
+        graph.calls.append(Call(Sequence(name=name), (result,), {}, [result], [output]))
+    return outputs
+
+
+def understood(call):
+    """Whether significance can walk through a call without a rule of its own."""
+    if find_rule(call.layer) is not None or not call.inputs:
         return True
-    shape = call.outputs[0].shape
-    return all(x.shape == shape for x in call.inputs)
+    if getattr(call.layer, "weights", None):
+        return False
+    if isinstance(call.layer, keras.layers.Layer):
+        return any(compatible(x, y) for x in call.inputs for y in call.outputs)
+    return broadcasts(call)
+
+
+def compatible(x, y):
+    """Whether two tensors have one shape, as far as it is known."""
+    return len(x.shape) == len(y.shape) and all(
+        m is None or n is None or m == n for m, n in zip(x.shape, y.shape, strict=True)
+    )
+
+
+def broadcasts(call):
+    """Whether every floating operand broadcasts to the one result."""
+    if len(call.outputs) != 1:
+        return False
+    result = call.outputs[0].shape
+    for tensor in call.inputs:
+        shape = tensor.shape
+        if not keras.backend.is_float_dtype(tensor.dtype):
+            continue
+        if len(shape) > len(result):
+            return False
+        for m, n in zip(reversed(shape), reversed(result), strict=False):
+            if m not in (1, None, n) and n is not None:
+                return False
+    return True
 
 
 def _is_composite(layer):

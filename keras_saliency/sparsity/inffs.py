@@ -56,7 +56,7 @@ def inffs(X, alpha=0.5):
     # Deviations of values near the largest float would overflow; constant columns stay exactly 0.
     scale = np.abs(X).max()
     std = (X / scale).std(axis=0) * scale if scale > 0 else np.zeros(X.shape[1])
-    constant = (X == X[0]).all(axis=0)
+    constant = (X[0] == X).all(axis=0)
     std[constant] = 0.0
     A = alpha * np.maximum(std[:, None], std[None, :])
     A += (1 - alpha) * (1 - np.abs(_spearman(X, constant)))
@@ -72,7 +72,7 @@ def _spearman(X, constant):
     """Rank correlation of all pairs of columns; 1 in magnitude where a column is constant."""
     from scipy.stats import rankdata
 
-    n, d = X.shape
+    n = len(X)
     ranks = rankdata(X, axis=0) - (n + 1) / 2
     ranks[:, constant] = 0.0
     norms = np.sqrt(np.square(ranks).sum(axis=0))

@@ -41,8 +41,9 @@ def register_significance_rule(layer_class, kernels=None, reason=None):
     Args:
         layer_class: A `keras.Layer` subclass.
         kernels: The weights that are edges: attribute names of the layer, or a dict
-            `{name: (input axes, output axes)}`; names alone take the axes -2 and -1. `None`
-            inherits from the parent class, `()` declares that nothing may be masked.
+            `{name: (input axes, output axes)}`, or a function that returns such a dict for a
+            layer; names alone take the axes -2 and -1. `None` inherits from the parent class, `()`
+            declares that nothing may be masked.
         reason: Why nothing of the layer is ever masked, for reports, when `kernels` is `()`.
 
     Returns:
@@ -66,24 +67,13 @@ def register_significance_rule(layer_class, kernels=None, reason=None):
             "`layer_class` must be a class of layers (or of Keras operations). "
             f"Received: layer_class={layer_class!r}"
         )
-    if kernels is not None:
-        if isinstance(kernels, str):
-            kernels = (kernels,)
-        if not isinstance(kernels, dict):
-            kernels = {name: (-2, -1) for name in kernels}
-        axes = {}
-        for name, (inputs, outputs) in kernels.items():
-            inputs = (inputs,) if isinstance(inputs, int) else tuple(inputs)
-            outputs = (outputs,) if isinstance(outputs, int) else tuple(outputs)
-            axes[name] = KernelAxes(inputs, outputs)
-        kernels = axes
 
     def decorator(rule):
         if not callable(rule):
             raise TypeError(f"A significance rule must be callable. Received: {rule!r}")
         _RULES[layer_class] = rule
         if kernels is not None:
-            _KERNELS[layer_class] = kernels
+            _KERNELS[layer_class] = kernels if callable(kernels) else _axes(kernels)
         if reason is not None:
             _REASONS[layer_class] = reason
         return rule
@@ -91,10 +81,46 @@ def register_significance_rule(layer_class, kernels=None, reason=None):
     return decorator
 
 
+def register_internal_rule(name, operation=False, kernels=None, reason=None):
+    """Register a rule for a class of Keras that Keras does not export, by its name.
+
+    Args:
+        name: Name of the class.
+        operation: Whether it is one of `keras.ops` (a layer may have the same name).
+        kernels, reason: As in `register_significance_rule`.
+    """
+
+    def decorator(rule):
+        _RULES[name, operation] = rule
+        if kernels is not None:
+            _KERNELS[name, operation] = _axes(kernels)
+        if reason is not None:
+            _REASONS[name, operation] = reason
+        return rule
+
+    return decorator
+
+
+def _axes(kernels):
+    if isinstance(kernels, str):
+        kernels = (kernels,)
+    if not isinstance(kernels, dict):
+        kernels = dict.fromkeys(kernels, (-2, -1))
+    return {
+        name: KernelAxes(
+            *((axes,) if isinstance(axes, int) else tuple(axes) for axes in both),
+        )
+        for name, both in kernels.items()
+    }
+
+
 def _lookup(table, layer):
+    operation = not isinstance(layer, keras.layers.Layer)
     for cls in type(layer).__mro__:
         if cls in table:
             return table[cls]
+        if cls.__module__.split(".")[0] == "keras" and (cls.__name__, operation) in table:
+            return table[cls.__name__, operation]
     return None
 
 
@@ -106,6 +132,8 @@ def find_rule(layer):
 def find_kernels(layer):
     """Returns `{attribute name: KernelAxes}` of the layer, or `None` for an unknown class."""
     kernels = _lookup(_KERNELS, layer)
+    if callable(kernels):
+        return _axes(kernels(layer))
     if kernels is None and find_rule(layer) is not None:
         return {}
     return kernels

@@ -44,6 +44,16 @@ def add(first, second, shape):
     return Score(spread(a, target) + spread(b, target), exponent)
 
 
+def add_factors(first, second):
+    """Sum of two edge factors of one kernel, which broadcast against it."""
+    if first is None or first.is_zero:
+        return second
+    if second is None or second.is_zero:
+        return first
+    exponent = max(first.exponent, second.exponent)
+    return Score(first.scaled_to(exponent) + second.scaled_to(exponent), exponent)
+
+
 def spread(array, shape):
     """Resolve axes: a total over an axis becomes equal shares of the axis's entries."""
     factor = 1.0
@@ -67,6 +77,74 @@ def axis_scores(array, axis, extent):
     if vector.size == 1 and extent not in (None, 1):
         vector = np.full(extent, vector[0] / extent)
     return vector
+
+
+def reshape(array, given, wanted):
+    """Scores of a tensor of shape `given` as scores of the same entries in the shape `wanted`.
+
+    The axes fall into groups with the same number of entries on both sides, and a group of which
+    only the total is known stays so. An extent of `None` is known by its place.
+    """
+    groups = _groups(given, wanted)
+    if groups is None:
+        return np.full((1,) * len(wanted), array.sum())
+    out = []
+    for old, new in groups:
+        known = any(array.shape[axis] > 1 for axis in old)
+        sizes = [given[axis] for axis in old] + [wanted[axis] for axis in new]
+        if known and None in sizes:
+            array = total(array, [axis for axis in range(array.ndim) if axis not in old])
+            known = False
+        out.append((old, new, known))
+    target = [1] * array.ndim
+    for old, _, known in out:
+        for axis in old:
+            if known:
+                target[axis] = given[axis]
+    array = spread(array, [w if w > 1 else n for w, n in zip(target, array.shape, strict=True)])
+    shape = [1] * len(wanted)
+    for _, new, known in out:
+        for axis in new:
+            if known:
+                shape[axis] = wanted[axis]
+    return np.reshape(array, shape)
+
+
+def _groups(given, wanted):
+    """Pairs of axes lists with equal numbers of entries, or `None` where that is unclear."""
+    groups = []
+    i, j = 0, 0
+    while i < len(given) or j < len(wanted):
+        if i < len(given) and j < len(wanted) and given[i] is None and wanted[j] is None:
+            groups.append(([i], [j]))
+            i, j = i + 1, j + 1
+            continue
+        old, new = [], []
+        m = n = 1
+        while not (old or new) or m != n:
+            if (m <= n or j >= len(wanted)) and i < len(given):
+                extent = given[i]
+                old.append(i)
+                i += 1
+                if extent is None:
+                    return _rest(groups, old, new, i, j, len(given), len(wanted))
+                m *= extent
+            elif j < len(wanted):
+                extent = wanted[j]
+                new.append(j)
+                j += 1
+                if extent is None:
+                    return _rest(groups, old, new, i, j, len(given), len(wanted))
+                n *= extent
+            else:
+                return None
+        groups.append((old, new))
+    return groups
+
+
+def _rest(groups, old, new, i, j, m, n):
+    """All axes from here on as one group, whose extents are not known."""
+    return [*groups, (old + list(range(i, m)), new + list(range(j, n)))]
 
 
 def on_axis(vector, axis, rank):
@@ -162,22 +240,25 @@ def contract(values, mask, factor, keep):
     shape = values.shape
     rank = len(shape)
     keep = tuple(axis % rank for axis in keep)
-    if rank - 1 not in keep and all(n == 1 for n in factor.shape[:-1]):
-        # The common case: a matrix times a vector, in pieces.
-        width = shape[-1]
-        matrix = np.reshape(values, (-1, width))
-        mask = None if mask is None else np.reshape(mask, (-1, width))
-        vector = np.broadcast_to(factor.reshape(-1), (width,))
+    # The common case is a matrix times a vector, in pieces. The vector's axes are the last ones.
+    width = rank - 1
+    while width and factor.shape[width - 1] != 1:
+        width -= 1
+    if not any(axis >= width for axis in keep):
+        rows, vector_shape = shape[:width], shape[width:]
+        vector = np.broadcast_to(factor.reshape(factor.shape[width:]), vector_shape).reshape(-1)
+        matrix = np.reshape(values, (-1, vector.size))
+        mask = None if mask is None else np.reshape(mask, (-1, vector.size))
         sums = np.empty(matrix.shape[0])
-        step = max(1, BLOCK // max(width, 1))
+        step = max(1, BLOCK // max(vector.size, 1))
         for begin in range(0, matrix.shape[0], step):
             block = np.array(matrix[begin : begin + step], dtype=np.float64)
             if mask is not None:
                 block *= mask[begin : begin + step]
             np.abs(block, out=block)
             sums[begin : begin + step] = block @ vector
-        sums = sums.reshape(shape[:-1])
-        return sums.sum(axis=tuple(axis for axis in range(rank - 1) if axis not in keep))
+        sums = sums.reshape(rows)
+        return sums.sum(axis=tuple(axis for axis in range(width) if axis not in keep))
     magnitude = np.abs(np.array(values, dtype=np.float64))
     if mask is not None:
         magnitude *= mask

@@ -6,11 +6,20 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_saliency.sparsity.graph import Tensor, flatten_model
+from keras_saliency.sparsity.graph import compatible, flatten_model, understood
 from keras_saliency.sparsity.inffs import inffs
 from keras_saliency.sparsity.kernels import Skipped, maskable_kernels
+from keras_saliency.sparsity.op_rules import elementwise
 from keras_saliency.sparsity.registry import find_rule
-from keras_saliency.sparsity.scores import EdgeScores, Score, add, axis_scores, contract, spread
+from keras_saliency.sparsity.scores import (
+    EdgeScores,
+    Score,
+    add,
+    add_factors,
+    axis_scores,
+    contract,
+    spread,
+)
 
 _logger = logging.getLogger("keras_saliency")
 
@@ -252,7 +261,7 @@ class SignificanceWalk:
             while True:
                 reported, results = self._evaluate(call, given)
                 for key, score in reported.items():
-                    factors[key] = add(before.get(key), score, None)
+                    factors[key] = add_factors(before.get(key), score)
                 pending = bool(repeat and repeat.get(index))
                 yield index
                 if not pending:
@@ -302,6 +311,8 @@ class SignificanceWalk:
 
 class RuleCall:
     """What a significance rule is given; see `register_significance_rule`."""
+
+    inside = ""
 
     def __init__(self, walk, layer, args, kwargs, inputs, outputs, output_scores):
         self._walk = walk
@@ -358,7 +369,12 @@ class RuleCall:
     def run(self):
         """The scores of the inputs: a list of arrays of their ranks, or `None`s."""
         rule = find_rule(self.layer)
-        results = _pass_through(self) if rule is None else rule(self)
+        if rule is not None:
+            results = rule(self)
+        elif isinstance(self.layer, keras.layers.Layer):
+            results = _pass_through(self)
+        else:
+            results = elementwise(self)
         if not isinstance(results, (list, tuple)):
             results = [results]
         results = list(results) + [None] * (len(self.inputs) - len(results))
@@ -413,30 +429,21 @@ def _to_numpy(x):
 def _check_rule(call):
     """Raise where nothing is known about a layer, before anything is computed."""
     layer = call.layer
-    if find_rule(layer) is not None:
+    if find_rule(layer) is not None or understood(call):
         return
     name = type(layer).__name__
+    where = f" (in '{call.inside}')" if call.inside else ""
     if getattr(layer, "weights", None):
         raise ValueError(
-            f"No significance rule is known for the layer '{layer.name}' of the class {name}, "
-            "which has weights. Register one: "
+            f"No significance rule is known for the layer '{layer.name}'{where} of the class "
+            f"{name}, which has weights. Register one: "
             f"`@keras_saliency.sparsity.register_significance_rule({name}, kernels=(...))`; its "
             "docstring shows how."
         )
-    if not call.inputs:
-        return
-    if any(_compatible(x, y) for x in call.inputs for y in call.outputs):
-        return
     raise ValueError(
-        f"No significance rule is known for '{layer.name}' of the class {name}, which turns "
+        f"No significance rule is known for '{layer.name}'{where} of the class {name}, which turns "
         f"{[x.shape for x in call.inputs]} into {[x.shape for x in call.outputs]}. Register one: "
         f"`@keras_saliency.sparsity.register_significance_rule({name})`."
-    )
-
-
-def _compatible(x, y):
-    return len(x.shape) == len(y.shape) and all(
-        m is None or n is None or m == n for m, n in zip(x.shape, y.shape, strict=True)
     )
 
 
@@ -446,7 +453,7 @@ def _pass_through(call):
     for tensor in call.inputs:
         score = None
         for output, array in zip(call.outputs, call.output_scores, strict=True):
-            if _compatible(tensor, output):
+            if compatible(tensor, output):
                 score = array if score is None else score + spread(array, score.shape)
         results.append(score)
     return results
@@ -601,6 +608,3 @@ def _given_scores(outputs, scores):
             )
         result.append(_on_output(vector, tensor))
     return result
-
-
-__all__ = ["RuleCall", "SignificanceWalk", "Tensor", "edge_significance"]
