@@ -104,6 +104,26 @@ def maskable_kernels(model, layers=None, exclude=None):
     Raises:
         TypeError: If `model` is not a `keras.Model`, or a selector is none of the above.
         ValueError: If the model is not built, or a layer or a name is not found in it.
+
+    Example:
+
+    ```python
+    import keras
+    from keras_saliency.sparsity import maskable_kernels
+
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Conv2D(4, 3, name="conv"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, name="head"),
+        ]
+    )
+    found = maskable_kernels(model, exclude="head")
+    print([kernel.key for kernel in found])  # ['conv']
+    print({skipped.path: skipped.reason for skipped in found.skipped})
+    ```
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")

@@ -55,11 +55,27 @@ def register_significance_rule(layer_class, kernels=None, reason=None):
     Example:
 
     ```python
-    @keras_saliency.sparsity.register_significance_rule(MyDense, kernels=("w",))
-    def my_dense(call):
+    import keras
+    from keras_saliency.sparsity import edge_significance, register_significance_rule
+
+
+    class Mixer(keras.layers.Layer):
+        def build(self, input_shape):
+            self.w = self.add_weight(shape=(input_shape[-1], 4))
+
+        def call(self, x):
+            return keras.ops.matmul(x, self.w)
+
+
+    @register_significance_rule(Mixer, kernels=("w",))
+    def mixer(call):
         significance = call.scores()
         call.edges("w", significance)
         return call.magnitude("w") @ significance
+
+
+    model = keras.Sequential([keras.Input((3,)), Mixer(name="mixer"), keras.layers.Dense(2)])
+    assert edge_significance(model, scores="identity")["mixer"].shape == (3, 4)
     ```
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.Operation)):

@@ -77,8 +77,20 @@ def edge_significance(
     Example:
 
     ```python
-    significance = keras_saliency.edge_significance(model, x_sample)
-    significance["conv2d"].shape == model.get_layer("conv2d").kernel.shape  # True
+    import keras
+    import numpy as np
+    from keras_saliency import edge_significance
+
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(4, 3, name="conv"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, activation="softmax", name="head"),
+        ]
+    )
+    significance = edge_significance(model, np.random.rand(16, 8, 8, 1))
+    assert significance["conv"].shape == (3, 3, 1, 4)
     ```
     """
     walk = SignificanceWalk(
@@ -100,10 +112,19 @@ class SignificanceWalk:
     """Edge scores, one kernel at a time, so that only one kernel's scores need memory.
 
     ```python
-    walk = SignificanceWalk(model, data, order="backward")
-    for kernel, edges in walk:
-        mask = ...                      # from edges.blocks() or edges.array()
-        walk.decide(mask)               # scores of what lies upstream take it into account
+    import keras
+    import numpy as np
+    from keras_saliency.sparsity import SignificanceWalk
+
+    model = keras.Sequential(
+        [keras.Input((5,)), keras.layers.Dense(7, name="hidden"), keras.layers.Dense(3, name="out")]
+    )
+    masks = {}
+    walk = SignificanceWalk(model, np.random.rand(16, 5), order="backward")
+    for kernel, edges in walk:  # first 'out', then 'hidden'
+        scores = edges.array()  # or edges.blocks(), which needs no memory
+        masks[kernel.key] = scores > np.median(scores)
+        walk.decide(masks[kernel.key])  # scores of what lies upstream take it into account
     ```
 
     `kernel` is a `Kernel` (`key`, `layer`, `variable`, axes), `edges` an `EdgeScores`: `array()`
