@@ -1,1 +1,9 @@
 """Attention mechanisms of other authors, with one vocabulary of arguments."""
+
+from keras_saliency.layers.peers.bam import BAM
+from keras_saliency.layers.peers.cbam import CBAM
+from keras_saliency.layers.peers.recurrent_attention import RecurrentAttention
+from keras_saliency.layers.peers.scse import ConcurrentSpatialChannelSE
+from keras_saliency.layers.peers.squeeze_excite import SqueezeExcite
+
+__all__ = ["BAM", "CBAM", "ConcurrentSpatialChannelSE", "RecurrentAttention", "SqueezeExcite"]

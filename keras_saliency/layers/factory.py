@@ -1,0 +1,69 @@
+"""Attention layers by name."""
+
+from functools import partial
+
+from keras_saliency.layers.peers import (
+    BAM,
+    CBAM,
+    ConcurrentSpatialChannelSE,
+    RecurrentAttention,
+    SqueezeExcite,
+)
+
+# Name -> callable that returns a layer; a `partial` of a class holds the arguments of a variant.
+# Names are lower case with hyphens.
+ATTENTIONS = {
+    "bam": BAM,
+    "cbam": CBAM,
+    "ran": RecurrentAttention,
+    "scse": ConcurrentSpatialChannelSE,
+    "se": SqueezeExcite,
+}
+
+
+def attention_factory(name):
+    """Return the class, or the partial class, that `get_attention` calls for `name`."""
+    if not isinstance(name, str):
+        raise TypeError(f"`name` must be a string. Received: {name!r} of type {type(name)}")
+    key = name.strip().lower().replace("_", "-").replace(" ", "-")
+    by_class = {f.__name__.lower(): f for f in ATTENTIONS.values() if not isinstance(f, partial)}
+    found = ATTENTIONS.get(key, by_class.get(key))
+    if found is None:
+        raise ValueError(
+            f"Unknown attention {name!r}. Valid names: {', '.join(sorted(ATTENTIONS))}; "
+            f"or the name of a class: {', '.join(sorted(f.__name__ for f in by_class.values()))}"
+        )
+    return found
+
+
+def get_attention(name, /, **kwargs):
+    """Make an attention layer by name.
+
+    Args:
+        name: One of the table, or the name of a class such as `"SqueezeExcite"`. Upper case and
+            underscores do not matter.
+
+            | name | layer |
+            | --- | --- |
+            | `"se"` | `SqueezeExcite` |
+            | `"scse"` | `ConcurrentSpatialChannelSE` |
+            | `"cbam"` | `CBAM` |
+            | `"bam"` | `BAM` |
+            | `"ran"` | `RecurrentAttention`, for sequences |
+        **kwargs: Constructor arguments of the layer; `name=` among them is the layer's own name.
+
+    Returns:
+        A new, unbuilt layer that keeps the shape of its features.
+
+    Raises:
+        ValueError: If the name is unknown; the message lists the valid ones.
+
+    Example:
+
+    ```python
+    from keras_saliency import get_attention
+
+    layer = get_attention("cbam", ratio=8)
+    ```
+    """
+    return attention_factory(name)(**kwargs)
