@@ -175,6 +175,8 @@ class TestBAM(LayerTests):
     ]
 
 
+# PyTorch's tracer warns about its own intermediate tensors where Keras's RNN breaks the graph.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 class TestRecurrentAttention(LayerTests):
     layer = RecurrentAttention
     config = {

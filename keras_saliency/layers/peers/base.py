@@ -210,10 +210,11 @@ def spatial_mean(x, exists):
 
 def spatial_max(x, exists):
     """Return the maximum over space or time, of the steps that exist, as (batch, channels)."""
+    # `ops.max` breaks the graph of `torch.compile`, `ops.amax` does not.
     if exists is None:
-        return ops.max(x, axis=spatial_axes(x))
+        return ops.amax(x, axis=spatial_axes(x))
     lowest = -65504.0 if x.dtype == "float16" else -3.0e38
-    found = ops.max(ops.where(exists, x, ops.full_like(x, lowest)), axis=spatial_axes(x))
+    found = ops.amax(ops.where(exists, x, ops.full_like(x, lowest)), axis=spatial_axes(x))
     return ops.where(ops.any(exists, axis=spatial_axes(x)), found, ops.zeros_like(found))
 
 

@@ -69,13 +69,17 @@ class CBAM(FeatureAttention):
         self.excite = self._dense("excite", hidden, shape[-1])
         self.spatial = self._conv("spatial", (*shape[:-1], 2), 1, self.kernel_size)
 
+    def _shared(self, pooled):
+        return self.excite(self.squeeze(pooled))
+
     def _gate(self, x, mask, training):
-        pooled = (spatial_mean(x, mask), spatial_max(x, mask))
-        channel = sum(self.excite(self.squeeze(z)) for z in pooled)
+        channel = self._shared(spatial_mean(x, mask)) + self._shared(spatial_max(x, mask))
         channel = over_space(ops.sigmoid(channel), x)
         weighed = x * channel
-        maps = [f(weighed, axis=-1, keepdims=True) for f in (ops.mean, ops.max)]
-        return channel * ops.sigmoid(self.spatial(keep(ops.concatenate(maps, axis=-1), mask)))
+        mean = ops.mean(weighed, axis=-1, keepdims=True)
+        maximum = ops.amax(weighed, axis=-1, keepdims=True)
+        maps = keep(ops.concatenate([mean, maximum], axis=-1), mask)
+        return channel * ops.sigmoid(self.spatial(maps))
 
     def get_config(self):
         return {**super().get_config(), "kernel_size": self.kernel_size}
