@@ -251,6 +251,10 @@ class LayerTests:
         outputs = keras.tree.map_structure(compat.to_numpy, layer(pack(arrays)))
         targets = keras.tree.map_structure(np.zeros_like, outputs)
         before = [np.array(v) for v in layer.get_weights()]
+        if not layer.trainable_variables:
+            # Something must be trainable, or there is nothing to fit.
+            model = keras.Model(model.inputs, keras.layers.Dense(1)(model.outputs[0]))
+            targets = compat.to_numpy(model(pack(arrays)))
         model.compile("sgd", "mse", jit_compile=False)
         history = model.fit(pack(arrays), targets, epochs=1, batch_size=len(arrays[0]), verbose=0)
         assert np.isfinite(history.history["loss"]).all()

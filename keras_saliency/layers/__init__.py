@@ -8,12 +8,14 @@ from keras_saliency.layers.peers import (
     RecurrentAttention,
     SqueezeExcite,
 )
+from keras_saliency.layers.san import SANAttention
 
 __all__ = [
     "BAM",
     "CBAM",
     "ConcurrentSpatialChannelSE",
     "RecurrentAttention",
+    "SANAttention",
     "SqueezeExcite",
     "get_attention",
 ]

@@ -9,6 +9,7 @@ from keras_saliency.layers.peers import (
     RecurrentAttention,
     SqueezeExcite,
 )
+from keras_saliency.layers.san import SANAttention
 
 # Name -> callable that returns a layer; a `partial` of a class holds the arguments of a variant.
 # Names are lower case with hyphens.
@@ -16,6 +17,10 @@ ATTENTIONS = {
     "bam": BAM,
     "cbam": CBAM,
     "ran": RecurrentAttention,
+    "san": SANAttention,
+    "san-c": SANAttention,
+    "san-d": partial(SANAttention, dilation_rate=4),
+    "san-depthwise": partial(SANAttention, smoothing="depthwise"),
     "scse": ConcurrentSpatialChannelSE,
     "se": SqueezeExcite,
 }
@@ -50,6 +55,9 @@ def get_attention(name, /, **kwargs):
             | `"cbam"` | `CBAM` |
             | `"bam"` | `BAM` |
             | `"ran"` | `RecurrentAttention`, for sequences |
+            | `"san"`, `"san-c"` | `SANAttention` |
+            | `"san-d"` | `SANAttention` with `dilation_rate=4` |
+            | `"san-depthwise"` | `SANAttention` with `smoothing="depthwise"` |
         **kwargs: Constructor arguments of the layer; `name=` among them is the layer's own name.
 
     Returns:

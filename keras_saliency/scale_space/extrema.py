@@ -1,0 +1,148 @@
+"""Soft extrema: how far a value towers over its neighbourhood, as a share in (0, 1]."""
+
+import itertools
+
+import keras
+from keras import ops
+
+# A value that is greater than no other; a finite one, lest debugging tools that look for
+# infinities report it.
+_LOWEST = {
+    "float16": -65504.0,
+    "bfloat16": -3.3895313892515355e38,
+    "float32": -3.4028234663852886e38,
+    "float64": -1.7976931348623157e308,
+}
+
+
+def soft_extrema(x, neighborhood=3, mask=None, data_format=None):
+    """Return, for every value, the share of its neighbourhood that it is not below.
+
+    A local maximum scores 1, a local minimum 1 over the number of neighbours (itself included),
+    a flat region 1. Every channel has its own neighbourhoods. At a border the share is taken
+    over the neighbours that exist (G 5.4.3.2, equation 5.10).
+
+    Args:
+        x: Tensor with 1 to 3 axes of space or time: `(batch, steps, channels)`,
+            `(batch, height, width, channels)` or `(batch, depth, height, width, channels)`,
+            of any floating dtype (integers become floats).
+        neighborhood: Odd integer, the extent of the neighbourhood along every axis.
+        mask: Boolean tensor `(batch, steps)`, or with more of the axes of space; where it is
+            `False` a value is no neighbour of any other. As Keras makes it.
+        data_format: `"channels_last"`, `"channels_first"`, or `None` for Keras's setting.
+
+    Returns:
+        Tensor of the shape of `x`, in (0, 1]. It is a count: no gradient flows through it. A NaN
+        is neither above nor below anything.
+
+    Raises:
+        ValueError: If the rank of `x` or an argument is not as above.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_saliency.scale_space import soft_extrema
+
+    series = np.array([0.0, 3.0, 1.0, 2.0, 2.0]).reshape(1, 5, 1)
+    soft_extrema(series)[0, :, 0]  # [0.5, 1.0, 0.33, 1.0, 1.0]
+    ```
+
+    Reference: Y. Garg, dissertation, 2020, section 5.4.3.2 (equations 5.9 and 5.10).
+    """
+    neighborhood = standardize_neighborhood(neighborhood)
+    data_format = keras.config.image_data_format() if data_format is None else data_format
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(
+            "`data_format` must be 'channels_last' or 'channels_first'. "
+            f"Received: data_format={data_format!r}"
+        )
+    x = ops.convert_to_tensor(x)
+    if not 3 <= len(x.shape) <= 5:
+        raise ValueError(
+            "`x` must have 3 to 5 axes: batch, 1 to 3 of space or time, and channels. "
+            f"Received: x of shape {tuple(x.shape)}"
+        )
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if dtype not in _LOWEST:
+        dtype = keras.config.floatx()
+        x = ops.cast(x, dtype)
+    # The lowest float stands for "no neighbour".
+    x = ops.maximum(x, _LOWEST[dtype])
+    valid = None
+    if mask is not None:
+        valid = expand_mask(ops.cast(mask, "bool"), len(x.shape), data_format)
+    return extrema_share(x, neighborhood, spatial_axes(len(x.shape), data_format), valid)
+
+
+def standardize_neighborhood(neighborhood):
+    """Return `neighborhood` if it is an odd positive integer, or say so."""
+    if isinstance(neighborhood, bool) or not hasattr(neighborhood, "__index__"):
+        raise TypeError(
+            f"`neighborhood` must be an odd integer. Received: neighborhood={neighborhood!r} "
+            f"(of type {type(neighborhood).__name__})"
+        )
+    neighborhood = neighborhood.__index__()
+    if neighborhood < 1 or neighborhood % 2 == 0:
+        raise ValueError(
+            "`neighborhood` must be odd and positive, so that a centre exists. "
+            f"Received: neighborhood={neighborhood}"
+        )
+    return neighborhood
+
+
+def spatial_axes(ndim, data_format):
+    """Return the axes of space or time of a tensor of `ndim` axes."""
+    return range(1, ndim - 1) if data_format == "channels_last" else range(2, ndim)
+
+
+def expand_mask(mask, ndim, data_format):
+    """Insert axes of length 1 into a mask `(batch, steps, ...)`: it broadcasts to `ndim` axes."""
+    if not 2 <= len(mask.shape) < ndim:
+        raise ValueError(
+            f"`mask` must have 2 to {ndim - 1} axes for a tensor of {ndim} axes: the batch and "
+            f"axes of space or time. Received: mask of shape {tuple(mask.shape)}"
+        )
+    while len(mask.shape) < ndim - 1:
+        mask = ops.expand_dims(mask, -1)
+    return ops.expand_dims(mask, -1 if data_format == "channels_last" else 1)
+
+
+def extrema_share(x, neighborhood, axes, valid=None):
+    """`soft_extrema` of checked arguments; `valid` broadcasts to `x`, `axes` are those of space."""
+    if neighborhood == 1:
+        return ops.ones_like(x)
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    # A constant of the gradient, so that nothing of the count is kept for the backward pass.
+    x = ops.stop_gradient(x)
+    if valid is None:
+        exists = ops.ones_like(x[:1, ..., :1] if axes[0] == 1 else x[:1, :1])
+    else:
+        exists = ops.cast(valid, dtype)
+        x = ops.where(valid, x, ops.cast(_LOWEST[dtype], dtype))
+    # The centre is a neighbour of itself, also where it is masked.
+    neighbors = 1 + sum(_shifted(exists, neighborhood, axes, 0.0))
+    above = neighborhood ** len(axes) - 1
+    count_dtype = "uint8" if above < 256 else "int32"
+    greater = 0
+    for shifted in _shifted(x, neighborhood, axes, _LOWEST[dtype]):
+        greater = greater + ops.cast(shifted > x, count_dtype)
+    return ops.stop_gradient(1 - ops.cast(greater, dtype) / neighbors)
+
+
+def _shifted(x, neighborhood, axes, outside):
+    """Yield `x` seen from each neighbour; beyond the border lies the value `outside`.
+
+    Sums and comparisons of these views are fused by XLA into one pass; without it, each costs
+    one pass. Either way no array larger than `x` and its border exists.
+    """
+    reach = neighborhood // 2
+    widths = [(reach, reach) if axis in axes else (0, 0) for axis in range(len(x.shape))]
+    padded = ops.pad(x, widths, constant_values=outside)
+    for offset in itertools.product(range(neighborhood), repeat=len(axes)):
+        if set(offset) == {reach}:
+            continue
+        view = [slice(None)] * len(x.shape)
+        for axis, start in zip(axes, offset, strict=True):
+            view[axis] = slice(start, (start - neighborhood + 1) or None)
+        yield padded[tuple(view)]
