@@ -1,5 +1,7 @@
 """Infinite feature selection: which columns of a data matrix matter (G 2.2.2)."""
 
+from numbers import Real
+
 import numpy as np
 
 _DENSE = 512  # Up to here LAPACK finds the largest eigenvalue faster than Lanczos does.
@@ -50,7 +52,7 @@ def inffs(X, alpha=0.5):
             "`X` must have the shape (samples, features) with at least one of each. "
             f"Received: X.shape={X.shape}"
         )
-    if isinstance(alpha, bool) or not np.isscalar(alpha) or not 0 <= alpha <= 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= alpha <= 1:
         raise ValueError(f"`alpha` must be a number in [0, 1]. Received: alpha={alpha!r}")
     if not np.isfinite(X).all():
         columns = np.flatnonzero(~np.isfinite(X).all(axis=0))

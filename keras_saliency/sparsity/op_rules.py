@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_saliency.sparsity.graph import Tensor
 from keras_saliency.sparsity.registry import register_internal_rule
-from keras_saliency.sparsity.rules import einsum_labels, split_along, unbroadcast
+from keras_saliency.sparsity.rules import einsum_labels, split_along, times, unbroadcast
 from keras_saliency.sparsity.scores import axis_scores, on_axis, reshape, spread, total
 
 
@@ -272,6 +272,22 @@ def moments(call):
 # Products.
 
 
+@_rule("Multiply", "Divide", "TrueDivide", "DivideNoNan")
+def product(call):
+    """Factors hand their scores to each other; a constant factor is a weight."""
+    first, second = _argument(call, 0, "x1"), _argument(call, 1, "x2")
+    constants = [x for x in (first, second) if not isinstance(x, Tensor)]
+    if not constants:
+        return elementwise(call)
+    factor = _array(constants[0])
+    if type(call.layer).__name__ != "Multiply":
+        if first is constants[0]:
+            return elementwise(call)
+        factor = np.divide(1.0, factor, out=np.zeros_like(factor), where=factor != 0)
+    score = times(call.output_scores[0], factor)
+    return unbroadcast(score, call.outputs[0], call.inputs[0])
+
+
 def _contraction(call, operands, labels, output):
     """Scores of the operands of an einsum; constant operands are weights."""
     score = call.output_scores[0]
@@ -293,7 +309,8 @@ def _contraction(call, operands, labels, output):
         # Resolve what the constants tell apart; sum over what this operand does not have.
         part = total(score, [i for i, c in enumerate(output) if c in known or c in axes])
         part = spread(
-            part, [extents[c] if c in known else 1 for c in output] if known else part.shape
+            part,
+            [extents[c] if c in known else n for c, n in zip(output, part.shape, strict=True)],
         )
         names = sorted({*output, *axes, *known})
         ids = {c: i for i, c in enumerate(names)}

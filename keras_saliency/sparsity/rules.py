@@ -457,6 +457,7 @@ _UNCHANGED = (
     "AutoContrast",
     "Dropout",
     "ELU",
+    "ContrastLimitedAdaptiveHistogramEqualization",
     "Equalization",
     "GaussianDropout",
     "GaussianNoise",
@@ -477,7 +478,6 @@ _UNCHANGED = (
     "RandomPosterization",
     "RandomSaturation",
     "RandomSharpness",
-    "Rescaling",
     "Solarization",
     "Softmax",
     "SpatialDropout1D",
@@ -494,8 +494,22 @@ register_significance_rule(
 )(unchanged)
 
 
+def times(score, factor):
+    """Scores of what is multiplied by constants: weights of a diagonal (equation 4.8)."""
+    factor = np.abs(factor)
+    if factor.size > 1:
+        factor = factor.reshape((1,) * (score.ndim - factor.ndim) + factor.shape)
+        score = spread(score, [max(m, n) for m, n in zip(score.shape, factor.shape, strict=True)])
+    return score * factor
+
+
 def layer_scale(call):
-    return _scaled(call, call.magnitude("gamma"), (-1,))
+    return times(call.output_scores[0], call.magnitude("gamma"))
+
+
+@register_significance_rule(layers.Rescaling)
+def rescaling(call):
+    return times(call.output_scores[0], np.asarray(call.layer.scale, dtype=np.float64))
 
 
 register_internal_rule("LayerScale", kernels=(), reason="its weights scale channels, no edges")(
