@@ -496,9 +496,6 @@ def test_normalisation_passes_or_scales(cls):
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_data_formats_agree(data_format):
-    if data_format == "channels_first" and keras.backend.backend() == "tensorflow":
-        pytest.skip("TensorFlow has no channels_first convolution on a CPU")
-
     def build(data_format):
         shape = (5, 7, 2) if data_format == "channels_last" else (2, 5, 7)
         kwargs = {"data_format": data_format}
