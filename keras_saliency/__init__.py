@@ -11,6 +11,8 @@ from keras_saliency.version import __version__
 
 # Public name -> module that defines it. A subpackage maps to itself.
 _LAZY = {
+    "DatasetStatistics": "keras_saliency.racknet",
+    "RACKNet": "keras_saliency.racknet",
     "edge_significance": "keras_saliency.sparsity",
     "inffs": "keras_saliency.sparsity",
 }

@@ -1,0 +1,189 @@
+"""The network that an allocation describes (G 3.4.1, 3.4.6.2, 3.5.1)."""
+
+import numbers
+
+import keras
+from keras import layers
+
+from keras_saliency.callbacks.kernel_sharing import update_kernel_sharing
+from keras_saliency.layers.maxout import Maxout
+from keras_saliency.layers.recurrent_conv import RecurrentConv2D
+
+_CHOICES = {
+    "network": ("cnn", "rcnn"),
+    "activation": ("relu", "maxout"),
+    "pooling": ("average", "max"),
+    "task": ("classification", "regression"),
+    "normalization": (None, "batch"),
+}
+
+
+def check_choice(name, value):
+    if value not in _CHOICES[name]:
+        raise ValueError(f"`{name}` must be one of {list(_CHOICES[name])}. Received: {value!r}")
+    return value
+
+
+def check_count(name, value, minimum=1):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}. Received: {name}={value}")
+    return int(value)
+
+
+def check_kernel_sizes(kernel_size, kernels):
+    """One odd window per layer, from an int or from nested lists as those of the kernels."""
+    if isinstance(kernel_size, numbers.Integral) and not isinstance(kernel_size, bool):
+        sizes = [[kernel_size] * len(rack) for rack in kernels]
+    else:
+        sizes = kernel_size
+    try:
+        fits = [len(rack) for rack in sizes] == [len(rack) for rack in kernels]
+        fits = fits and all(
+            isinstance(n, numbers.Integral) and not isinstance(n, bool) and n > 0
+            for rack in sizes
+            for n in rack
+        )
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            '`kernel_size` must be a positive integer, "auto", or one positive integer per layer '
+            f"in nested lists as those of the kernels. Received: kernel_size={kernel_size!r}"
+        )
+    return [[int(n) for n in rack] for rack in sizes]
+
+
+def build_network(
+    kernels,
+    input_shape,
+    num_classes,
+    network="cnn",
+    activation="relu",
+    pooling="average",
+    dropout=0.25,
+    kernel_size=3,
+    task="classification",
+    steps=3,
+    share_weights=True,
+    normalization=None,
+    value_range=None,
+    data_format=None,
+    name="racknet",
+):
+    """Builds the network of racks for a given allocation.
+
+    Racks of same-padded convolutions; between two racks the images are halved by pooling, after
+    every rack there is dropout; then pooling to a fixed size, and a dense head.
+
+    Args:
+        kernels: list of racks, each a list of ints, as from `RACKNet.allocate`.
+        input_shape: (height, width, channels), or channels first; None for an extent that
+            differs from image to image.
+        num_classes: int, units of the head: classes, or values to regress.
+        network: `"cnn"`, or `"rcnn"` for `RecurrentConv2D` layers.
+        activation: `"relu"` or `"maxout"` (of pairs of kernels).
+        pooling: `"average"` or `"max"`.
+        dropout: float in [0, 1).
+        kernel_size: int, or nested lists of ints, one per layer.
+        task: `"classification"` (softmax) or `"regression"` (linear).
+        steps: int, recurrent steps of `"rcnn"`.
+        share_weights: bool, whether the layers of a rack of `"rcnn"` share the patterns of their
+            kernels (G 3.4.6.2). Layers share with the one before when the windows are the same.
+        normalization: None, or `"batch"` for batch normalisation after every convolution of
+            `"cnn"`.
+        value_range: (low, high) of the pixels; they are rescaled to [0, 1] first unless they
+            lie in [0, 1] or [-1, 1] already. None: no rescaling.
+        data_format: `"channels_last"`, `"channels_first"`, or None for Keras's setting.
+        name: str, name of the model.
+
+    Returns:
+        A functional `keras.Model`, not compiled.
+
+    Raises:
+        ValueError, TypeError: when an argument is none of the above.
+
+    Source: G figure 3.1, 3.4.1, 3.5.1.
+    """
+    for choice, value in (
+        ("network", network),
+        ("activation", activation),
+        ("pooling", pooling),
+        ("task", task),
+        ("normalization", normalization),
+    ):
+        check_choice(choice, value)
+    num_classes = check_count("num_classes", num_classes)
+    if task == "classification" and num_classes < 2:
+        raise ValueError(
+            "`num_classes` must be at least 2 for a classification. Received: "
+            f'num_classes={num_classes}. For one number per image pass task="regression".'
+        )
+    steps = check_count("steps", steps, 0)
+    if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real) or not 0 <= dropout < 1:
+        raise ValueError(f"`dropout` must be a number in [0, 1). Received: dropout={dropout!r}")
+    sizes = check_kernel_sizes(kernel_size, kernels)
+    data_format = keras.config.image_data_format() if data_format is None else data_format
+    channel_axis = -1 if data_format == "channels_last" else 1
+    if input_shape[0 if channel_axis == 1 else 2] is None:
+        raise ValueError(
+            "The number of channels in `input_shape` must be known. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+
+    inputs = keras.Input(tuple(input_shape), name="images")
+    x = inputs
+    if value_range is not None and not -1 <= value_range[0] <= value_range[1] <= 1:
+        low, high = value_range
+        scale = 1.0 / max(high - low, 1e-12)
+        x = layers.Rescaling(scale, offset=-low * scale, name="rescale")(x)
+    pool = layers.AveragePooling2D if pooling == "average" else layers.MaxPooling2D
+    for i, (rack, windows) in enumerate(zip(kernels, sizes, strict=True), 1):
+        if i > 1:
+            # Same padding: an image of 1x1 stays one, so that many racks do no harm.
+            x = pool(2, padding="same", data_format=data_format, name=f"rack{i}_pool")(x)
+        pattern = None
+        for j, (filters, window) in enumerate(zip(rack, windows, strict=True), 1):
+            common = {
+                "filters": filters,
+                "kernel_size": window,
+                "padding": "same",
+                "data_format": data_format,
+                "kernel_initializer": "he_uniform",
+                "name": f"rack{i}_conv{j}",
+            }
+            if network == "rcnn":
+                before = windows[j - 2] if j > 1 else None
+                follows = share_weights and j < len(rack) and windows[j] == window
+                layer = RecurrentConv2D(
+                    **common,
+                    steps=steps,
+                    pieces=2 if activation == "maxout" else 1,
+                    activation="linear" if activation == "maxout" else "relu",
+                    normalization="response",
+                    return_pattern=follows,
+                )
+                x = layer([x, pattern] if pattern is not None and before == window else x)
+                x, pattern = x if follows else (x, None)
+                continue
+            x = layers.Conv2D(**common)(x)
+            if normalization == "batch":
+                x = layers.BatchNormalization(axis=channel_axis, name=f"rack{i}_norm{j}")(x)
+            if activation == "maxout":
+                x = Maxout(2, axis=channel_axis, name=f"rack{i}_maxout{j}")(x)
+            else:
+                x = layers.Activation("relu", name=f"rack{i}_relu{j}")(x)
+        if dropout:
+            x = layers.Dropout(dropout, name=f"rack{i}_dropout")(x)
+    x = layers.GlobalAveragePooling2D(data_format=data_format, name="pool")(x)
+    # The head computes in float32, whatever the policy: half precision loses probabilities.
+    outputs = layers.Dense(
+        num_classes,
+        activation="softmax" if task == "classification" else None,
+        dtype="float32",
+        name="head",
+    )(x)
+    model = keras.Model(inputs, outputs, name=name)
+    update_kernel_sharing(model)
+    return model
