@@ -253,7 +253,7 @@ class LayerTests:
         before = [np.array(v) for v in layer.get_weights()]
         if not layer.trainable_variables:
             # Something must be trainable, or there is nothing to fit.
-            model = keras.Model(model.inputs, keras.layers.Dense(1)(model.outputs[0]))
+            model = keras.Model(pack(model.inputs), keras.layers.Dense(1)(model.outputs[0]))
             targets = compat.to_numpy(model(pack(arrays)))
         model.compile("sgd", "mse", jit_compile=False)
         history = model.fit(pack(arrays), targets, epochs=1, batch_size=len(arrays[0]), verbose=0)

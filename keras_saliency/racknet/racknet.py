@@ -1,5 +1,7 @@
 """The class that users call: `RACKNet`."""
 
+import inspect
+
 from keras_saliency.racknet import allocation
 from keras_saliency.racknet.statistics import DatasetStatistics
 
@@ -29,6 +31,146 @@ class RACKNet:
     """
 
     allocate = staticmethod(allocation.allocate)
+
+    @classmethod
+    def analyze(
+        cls,
+        dataset,
+        max_images=4000,
+        seed=0,
+        engine="auto",
+        n_jobs=-1,
+        verbose=1,
+        data_format=None,
+        value_range=None,
+        max_octaves=None,
+        contrast_threshold=0.04,
+        min_share=0.01,
+        bin_size=0.01,
+        max_components=8,
+        eps=0.05,
+        min_samples=2,
+        max_descriptors=2000,
+    ):
+        """Finds the keypoints of a data set and sums them up.
+
+        Images are read, analysed and forgotten chunk by chunk, in parallel: memory does not
+        grow with the data set (a sample of a stream is held, `max_images` images). The result
+        depends on the data, the arguments and the engine, and on nothing else: any number of
+        workers gives the same.
+
+        Args:
+            dataset: an array (batch, height, width) or (batch, height, width, channels), a tuple
+                `(images, labels)`, a list of images of different sizes, a `tf.data.Dataset`, a
+                `keras.utils.PyDataset`, a torch `DataLoader`, any iterable of batches or
+                images, with labels or without, or the path of a folder of image files, one
+                subfolder per class where there are classes.
+            max_images: int, the size of a random sample; None for all images. A stream is read
+                to its end either way.
+            seed: int >= 0, of the samples of images and descriptors.
+            engine: `"opencv"`, `"scikit-image"`, or `"auto"` for OpenCV where it is installed.
+            n_jobs: int, workers: -1 is all cores, None what `joblib.parallel_config` says. Under
+                `parallel_config(backend="dask")`, or Ray's, a cluster does the work.
+            verbose: 0 or 1, whether a progress bar is shown.
+            data_format: `"channels_last"`, `"channels_first"`, or None for Keras's setting.
+            value_range: (low, high), the pixel values of black and white. None: 0 to 255 for
+                uint8, otherwise the usual range that the first images lie in ([0, 1], [-1, 1],
+                [0, 255]), or else, with a warning, their own.
+            max_octaves: int, or None for all that the images allow.
+            contrast_threshold: float, least contrast of a keypoint (Lowe: 0.04).
+            min_share: float in [0, 1], the part of all keypoints that an octave must have to
+                become a rack (observation 1).
+            bin_size: float, bits, width of the bins of the entropy histogram (G table 3.3).
+            max_components: int, the largest number of layers per rack that is offered.
+            eps: float, cosine distance of neighbours in DBSCAN.
+            min_samples: int, descriptors that make a cluster in DBSCAN.
+            max_descriptors: int, descriptors that are clustered per component, a random sample.
+
+        Returns:
+            A `DatasetStatistics`.
+
+        Raises:
+            TypeError, ValueError: when an argument is none of the above, no image can be used,
+                or no image has a keypoint.
+
+        Warns:
+            UserWarning: when images were skipped (broken files, NaN), are very small, when the
+                range of the pixels had to be assumed, or when there are few keypoints.
+
+        Example:
+
+        >>> from sklearn.datasets import load_digits
+        >>> import keras_saliency
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")  # these images have 8 pixels a side
+        ...     stats = keras_saliency.RACKNet.analyze(load_digits().images[:200], verbose=0)
+        >>> stats.input_shape
+        (8, 8, 1)
+
+        Source: G 3.4.3 to 3.4.6.
+        """
+        from keras_saliency.racknet.analysis import analyze
+
+        arguments = {name: value for name, value in locals().items() if name in _ANALYSIS}
+        return analyze(dataset, **arguments)[0]
+
+    @classmethod
+    def build(
+        cls, dataset, budget=400, num_classes=None, network="cnn", activation="relu", **kwargs
+    ):
+        """Designs and builds the network for a data set.
+
+        Args:
+            dataset: see `analyze`.
+            budget: int, the kernels of all convolutional layers together.
+            num_classes: int, or None for the number in the labels.
+            network: `"cnn"` or `"rcnn"`.
+            activation: `"relu"` or `"maxout"`.
+            **kwargs: any other argument of `analyze` and `from_statistics`; `seed` goes to
+                both.
+
+        Returns:
+            A functional `keras.Model`, not compiled, for images as they are in the data set.
+
+        Raises:
+            TypeError, ValueError: as `analyze` and `from_statistics`, and when the labels do
+                not fit `num_classes` or `task`.
+
+        Example:
+
+        ```python
+        model = keras_saliency.RACKNet.build((x, y), budget=400)
+        model.compile("rmsprop", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.fit(x, y, epochs=10, validation_split=0.1)
+        ```
+        """
+        from keras_saliency.racknet.analysis import analyze
+
+        unknown = set(kwargs) - set(_ANALYSIS) - set(_BUILDING)
+        if unknown:
+            raise TypeError(
+                f"RACKNet.build got unknown arguments {sorted(unknown)}. Known, besides its own: "
+                f"{sorted({*_ANALYSIS, *_BUILDING})}"
+            )
+        design = {
+            "network": network,
+            "activation": activation,
+            **{name: kwargs[name] for name in _BUILDING if name in kwargs},
+        }
+        # Whatever can be wrong with the design is found before the images are read.
+        probe = DatasetStatistics.from_counts([[1]], (8, 8, 1))
+        known = design.get("kernel_size", 3)
+        cls.from_statistics(
+            probe,
+            allocation.check_budget(budget, 1),
+            **{**design, "kernel_size": known if isinstance(known, int) else 3},
+            num_classes=2 if num_classes is None else num_classes,
+        )
+        settings = {name: kwargs[name] for name in _ANALYSIS if name in kwargs}
+        statistics, labels = analyze(dataset, **settings)
+        num_classes = labels.check(num_classes, design.get("task", "classification"))
+        return cls.from_statistics(statistics, budget, num_classes, **design)
 
     @classmethod
     def from_statistics(
@@ -115,3 +257,13 @@ class RACKNet:
             data_format=statistics.data_format,
             name=name,
         )
+
+
+def _names(method, *without):
+    return tuple(name for name in inspect.signature(method).parameters if name not in without)
+
+
+_ANALYSIS = _names(RACKNet.analyze, "dataset")
+_BUILDING = _names(
+    RACKNet.from_statistics, "statistics", "budget", "num_classes", "network", "activation"
+)

@@ -47,7 +47,6 @@ class Octave:
         keypoints: int, keypoints found in all analysed images.
         images: int, analysed images that have at least one of them.
         sigma: float, mean scale in pixels of the image.
-        pixel: float, the width of the octave's pixel in pixels of the image.
         histogram: tuple of ints, keypoints per entropy bin; bin i covers
             `[i * bin_size, (i + 1) * bin_size)` bits.
     """
@@ -57,7 +56,6 @@ class Octave:
     keypoints: int = 0
     images: int = 0
     sigma: float | None = None
-    pixel: float | None = None
     histogram: tuple = ()
 
 

@@ -149,10 +149,6 @@ class KeypointDetector:
     a side, and a keypoint counts when the circle of its sigma lies inside the image (OpenCV
     leaves out wide borders, so it gets reflected margins).
 
-    An image with less than 24 pixels a side has less than three octaves; it is enlarged by a
-    whole factor first, at most 8. Positions and sigmas are given in pixels of the image as it
-    came.
-
     Args:
         engine: `"auto"`, `"opencv"` or `"scikit-image"`, see `find_engine`.
         contrast_threshold: float, how far a difference of Gaussians must rise above 0 before
@@ -188,11 +184,6 @@ class KeypointDetector:
         return type(self), (self.engine, self.contrast_threshold, self.max_octaves)
 
     def __call__(self, image):
-        factor = enlargement(*image.shape)
-        if factor > 1:
-            from scipy import ndimage
-
-            image = ndimage.zoom(image, factor, order=1, mode="nearest", grid_mode=True)
         height, width = image.shape
         octaves = count_octaves(height, width)
         if self.max_octaves is not None:
@@ -207,18 +198,33 @@ class KeypointDetector:
             & (found.x + found.sigma < width)
             & (found.y + found.sigma < height)
         )
-        x, y, sigma, octave, descriptor = (values[inside] for values in found)
-        return ImageKeypoints(x / factor, y / factor, sigma / factor, octave, descriptor)
+        return ImageKeypoints(*(values[inside] for values in found))
 
 
-def enlargement(height, width):
-    """The whole factor by which an image of less than 24 pixels a side is enlarged first."""
-    side = min(height, width)
-    return min(_MAX_FACTOR, max(1, -(-_FULL_SIDE // side)))
+def enlarge(image):
+    """An image of less than 24 pixels a side, enlarged by a whole factor, at most 8.
+
+    Below that an image has less than three octaves of keypoints.
+
+    Args:
+        image: uint8 array (height, width).
+
+    Returns:
+        The uint8 image, and the factor, 1 where it is large enough as it is.
+    """
+    factor = min(_MAX_FACTOR, max(1, -(-_FULL_SIDE // min(image.shape))))
+    if factor == 1:
+        return image, 1
+    from scipy import ndimage
+
+    return ndimage.zoom(image, factor, order=1, mode="nearest", grid_mode=True), factor
 
 
 def image_keypoints(image, engine="auto", contrast_threshold=0.04, max_octaves=None):
     """SIFT keypoints of one image.
+
+    A small image is enlarged first (see `enlarge`); the result is in pixels of the image as it
+    came.
 
     Args:
         image: array (height, width), uint8, or float with black at 0 and white at 1.
@@ -249,4 +255,6 @@ def image_keypoints(image, engine="auto", contrast_threshold=0.04, max_octaves=N
         raise ValueError(
             f"`image` must be uint8 when its numbers are integers. Received: {image.dtype}"
         )
-    return KeypointDetector(engine, contrast_threshold, max_octaves)(image)
+    image, factor = enlarge(image)
+    found = KeypointDetector(engine, contrast_threshold, max_octaves)(image)
+    return found._replace(x=found.x / factor, y=found.y / factor, sigma=found.sigma / factor)

@@ -1,0 +1,406 @@
+"""From a data set to its `DatasetStatistics` (G 3.4.3 to 3.4.6)."""
+
+import collections
+import math
+import numbers
+import time
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_saliency.racknet.clusters import count_clusters
+from keras_saliency.racknet.components import find_components, keypoint_entropy
+from keras_saliency.racknet.readers import Reader, guess_range, read_file, to_grey
+from keras_saliency.racknet.statistics import Component, DatasetStatistics, Octave, Sample
+from keras_saliency.scale_space.keypoints import KeypointDetector, enlarge
+
+_SAMPLES, _SAMPLE_SIDE = 4, 128
+_MAX_BITS = 8.0
+_FEW = 200  # keypoints below which a design rests on little
+_STORED = 16  # descriptors that are kept per octave, in multiples of those of a component
+
+
+class Settings(NamedTuple):
+    """What a worker has to know."""
+
+    detector: KeypointDetector
+    value_range: tuple
+    bin_size: float
+    seed: int
+    is_folder: bool
+
+
+class Found(NamedTuple):
+    """What a worker returns for the images of a chunk.
+
+    Attributes:
+        shapes: list of (height, width, channels), one per image that could be read.
+        skipped: list of (number, reason).
+        number, octave, sigma, bin, priority, descriptor: arrays, one entry per keypoint.
+        samples: list of `Sample`.
+        features, entropy, read: float, seconds.
+    """
+
+    shapes: list
+    skipped: list
+    number: np.ndarray
+    octave: np.ndarray
+    sigma: np.ndarray
+    bin: np.ndarray
+    priority: np.ndarray
+    descriptor: np.ndarray
+    samples: list
+    features: float
+    entropy: float
+    read: float
+
+
+def _priorities(seed, number, count):
+    """A random number per keypoint that depends on nothing but the seed and its place.
+
+    Keeping the smallest ones gives the same sample in whatever order images are analysed. The
+    mixing function is that of SplitMix64.
+    """
+    with np.errstate(over="ignore"):
+        z = np.arange(count, dtype="uint64")
+        for value in (number, seed):
+            z = z * np.uint64(0x9E3779B97F4A7C15) + np.uint64(value % 2**64)
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z ^= z >> np.uint64(31)
+    return z
+
+
+def analyze_chunk(chunk, settings, samples):
+    """Keypoints and their entropies of the images of one chunk; runs in the workers."""
+    shapes, skipped, kept, rows = [], [], [], []
+    features = entropy = read = 0.0
+    for number, image in zip(chunk.numbers, chunk.images, strict=True):
+        start = time.perf_counter()
+        if settings.is_folder:
+            try:
+                image = read_file(image)
+            except Exception as error:  # Pillow raises whatever its decoders raise
+                skipped.append((number, f"{type(error).__name__}: {error}"))
+                continue
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            skipped.append((number, "it holds NaN or infinity"))
+            continue
+        shapes.append(image.shape)
+        grey, factor = enlarge(to_grey(image, settings.value_range))
+        begin = time.perf_counter()
+        found = settings.detector(grey)
+        end = time.perf_counter()
+        bits = keypoint_entropy(grey, found.x, found.y, found.sigma)
+        read, features = read + begin - start, features + end - begin
+        entropy += time.perf_counter() - end
+        count = len(bits)
+        rows.append(
+            (
+                np.full(count, number),
+                found.octave,
+                found.sigma / factor,
+                np.minimum(bits, _MAX_BITS) // settings.bin_size,
+                _priorities(settings.seed, number, count),
+                found.descriptor,
+            )
+        )
+        if len(kept) < samples:
+            step = -(-max(grey.shape) // _SAMPLE_SIDE)
+            places = np.stack([found.x, found.y, found.sigma], 1) / step
+            kept.append(
+                Sample.from_array(
+                    np.ascontiguousarray(grey[::step, ::step]),
+                    np.column_stack([places, found.octave]),
+                )
+            )
+    columns = [np.concatenate(column) for column in zip(*rows, strict=True)] if rows else [None] * 6
+    return Found(shapes, skipped, *columns, kept, features, entropy, read)
+
+
+class _OctaveCounts:
+    """What is kept of an octave's keypoints: its size does not grow with their number."""
+
+    def __init__(self, bins, capacity):
+        self.histogram = np.zeros(bins, "int64")
+        self.sigmas = np.zeros(bins)
+        self.images, self.capacity = 0, capacity
+        self.priority = np.zeros(0, "uint64")
+        self.bin = np.zeros(0, "int64")
+        self.descriptor = np.zeros((0, 128), "uint8")
+
+    def add(self, found, mine):
+        bins = found.bin[mine].astype("int64")
+        self.histogram += np.bincount(bins, minlength=len(self.histogram))
+        self.sigmas += np.bincount(bins, found.sigma[mine], minlength=len(self.histogram))
+        self.images += len(np.unique(found.number[mine]))
+        self.priority = np.concatenate([self.priority, found.priority[mine]])
+        self.bin = np.concatenate([self.bin, bins])
+        self.descriptor = np.concatenate([self.descriptor, found.descriptor[mine]])
+        if len(self.priority) > 2 * self.capacity:
+            self.trim()
+
+    def trim(self):
+        """Keeps the descriptors with the smallest random numbers, in their order."""
+        order = np.argsort(self.priority, kind="stable")[: self.capacity]
+        self.priority, self.bin = self.priority[order], self.bin[order]
+        self.descriptor = self.descriptor[order]
+
+
+def _check(name, value, kind, minimum, maximum=math.inf, optional=False, above=False):
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, kind):
+        what = "an integer" if kind is numbers.Integral else "a number"
+        raise TypeError(
+            f"`{name}` must be {what}{' or None' if optional else ''}. Received: {value!r}"
+        )
+    if not minimum <= value <= maximum or (above and value == minimum):
+        limit = f"above {minimum}" if above else f"at least {minimum}"
+        limit += f" and at most {maximum}" if maximum < math.inf else ""
+        raise ValueError(f"`{name}` must be {limit}. Received: {name}={value!r}")
+
+
+def _progress(verbose, total):
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=" images", desc="RACKNet", disable=not verbose, leave=False)
+
+
+def analyze(
+    dataset,
+    max_images=4000,
+    seed=0,
+    engine="auto",
+    n_jobs=-1,
+    verbose=1,
+    data_format=None,
+    value_range=None,
+    max_octaves=None,
+    contrast_threshold=0.04,
+    min_share=0.01,
+    bin_size=0.01,
+    max_components=8,
+    eps=0.05,
+    min_samples=2,
+    max_descriptors=2000,
+):
+    """Statistics of the keypoints of a data set, and what its labels say.
+
+    The arguments are described at `RACKNet.analyze`.
+
+    Returns:
+        A `DatasetStatistics` and a `readers.Labels`.
+    """
+    start = time.perf_counter()
+    _check("max_images", max_images, numbers.Integral, 1, optional=True)
+    _check("seed", seed, numbers.Integral, 0)
+    _check("max_octaves", max_octaves, numbers.Integral, 1, optional=True)
+    _check("contrast_threshold", contrast_threshold, numbers.Real, 0)
+    _check("min_share", min_share, numbers.Real, 0, 1)
+    _check("bin_size", bin_size, numbers.Real, 0, 1, above=True)
+    _check("max_components", max_components, numbers.Integral, 1)
+    _check("eps", eps, numbers.Real, 0, 2, above=True)
+    _check("min_samples", min_samples, numbers.Integral, 1)
+    _check("max_descriptors", max_descriptors, numbers.Integral, 1)
+    _check("n_jobs", n_jobs, numbers.Integral, -(2**31), optional=True)
+    if n_jobs == 0:
+        raise ValueError("`n_jobs` must not be 0: -1 is all cores, None what joblib is set to")
+    if data_format is None:
+        import keras
+
+        data_format = keras.config.image_data_format()
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(
+            '`data_format` must be "channels_last" or "channels_first". '
+            f"Received: data_format={data_format!r}"
+        )
+    if value_range is not None:
+        try:
+            low, high = (float(v) for v in value_range)
+            fits = low < high and math.isfinite(low) and math.isfinite(high)
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                "`value_range` must be a pair (low, high) of numbers, low < high, the pixel "
+                f"values of black and white. Received: value_range={value_range!r}"
+            )
+        value_range = (low, high)
+    detector = KeypointDetector(engine, contrast_threshold, max_octaves)
+    reader = Reader(dataset, max_images, seed, data_format == "channels_first")
+
+    notes = []
+    seconds = collections.Counter(read=0.0, features=0.0, entropy=0.0)
+    chunks = _timed(reader.chunks(), seconds)
+    first = next(chunks)
+    if reader.is_folder:
+        value_range = value_range or (0.0, 255.0)
+    elif value_range is None:
+        value_range, note = guess_range(first.images)
+        notes += [note] if note else []
+    settings = Settings(detector, value_range, float(bin_size), int(seed), reader.is_folder)
+    octaves = {}
+    bins = int(_MAX_BITS // bin_size) + 1
+    shapes, skipped, samples = set(), [], []
+    images = 0
+    with _progress(verbose, reader.total) as bar:
+        for found in _run(_chain(first, chunks), settings, n_jobs, detector.engine):
+            shapes.update(found.shapes)
+            images += len(found.shapes)
+            skipped += found.skipped
+            samples += found.samples[: _SAMPLES - len(samples)]
+            for name in ("read", "features", "entropy"):
+                seconds[name] += getattr(found, name)
+            if found.octave is not None:
+                for index in np.unique(found.octave).tolist():
+                    if index not in octaves:
+                        octaves[index] = _OctaveCounts(bins, _STORED * max_descriptors)
+                    octaves[index].add(found, found.octave == index)
+            bar.update(len(found.shapes) + len(found.skipped))
+    if reader.total is not None:
+        reader.seen = max(reader.seen, reader.total)
+    if skipped:
+        notes.append(
+            f"{len(skipped)} of {images + len(skipped)} images were skipped, the first (number "
+            f"{skipped[0][0]}) because: {skipped[0][1]}"
+        )
+    if not images:
+        raise ValueError(f"`dataset` holds no image that can be used: {notes[-1]}")
+    counted = {index: int(octaves[index].histogram.sum()) for index in sorted(octaves)}
+    total = sum(counted.values())
+    if not total:
+        raise ValueError(
+            f"No keypoints were found in {images} images: they are constant, smaller than a "
+            "keypoint's window, or without contrast (a `contrast_threshold` of 0 finds the "
+            "faintest ones). DatasetStatistics.from_counts takes a design by hand."
+        )
+    if total < _FEW:
+        notes.append(f"the design rests on {total} keypoints in {images} images only")
+    smallest = min(min(shape[:2]) for shape in shapes)
+    if enlarge(np.zeros((smallest, smallest), "uint8"))[1] > 1:
+        notes.append(
+            f"images of {smallest} pixels a side are too small for three octaves of keypoints "
+            "and were enlarged for the analysis"
+        )
+    usable = [index for index, n in counted.items() if n >= min_share * total]
+
+    seconds["mixtures"] = seconds["clustering"] = 0.0
+    results = []
+    for index in range(max(counted) + 1):
+        counts = octaves.get(index)
+        if counts is None:
+            results.append(Octave(index))
+            continue
+        components = ()
+        if index in usable:
+            begin = time.perf_counter()
+            mixture = find_components(counts.histogram, bin_size, max_components)
+            end = time.perf_counter()
+            counts.trim()
+            components = tuple(
+                _component(counts, mixture, j, eps, min_samples, max_descriptors)
+                for j in range(len(mixture.means))
+            )
+            seconds["mixtures"] += end - begin
+            seconds["clustering"] += time.perf_counter() - end
+        last = int(np.flatnonzero(counts.histogram)[-1]) + 1
+        results.append(
+            Octave(
+                index,
+                components,
+                counted[index],
+                counts.images,
+                float(counts.sigmas.sum() / counted[index]),
+                tuple(counts.histogram[:last].tolist()),
+            )
+        )
+    seconds["total"] = time.perf_counter() - start
+    for note in notes:
+        warnings.warn(f"RACKNet: {note}", UserWarning, stacklevel=3)
+    statistics = DatasetStatistics(
+        octaves=tuple(results),
+        input_shape=_input_shape(shapes, data_format),
+        num_classes=reader.labels.num_classes,
+        images=images,
+        images_seen=reader.seen,
+        images_skipped=len(skipped),
+        value_range=value_range,
+        data_format=data_format,
+        engine=detector.engine,
+        seed=int(seed),
+        bin_size=float(bin_size),
+        settings=(
+            ("max_images", max_images),
+            ("max_octaves", max_octaves),
+            ("contrast_threshold", float(contrast_threshold)),
+            ("min_share", float(min_share)),
+            ("max_components", int(max_components)),
+            ("eps", float(eps)),
+            ("min_samples", int(min_samples)),
+            ("max_descriptors", int(max_descriptors)),
+        ),
+        warnings=tuple(notes),
+        samples=tuple(samples),
+        seconds={name: round(value, 4) for name, value in seconds.items()},
+    )
+    return statistics, reader.labels
+
+
+def _chain(first, rest):
+    yield first
+    yield from rest
+
+
+def _timed(chunks, seconds):
+    """The chunks, with the time it takes to read them added to `seconds`."""
+    while True:
+        begin = time.perf_counter()
+        chunk = next(chunks, None)
+        seconds["read"] += time.perf_counter() - begin
+        if chunk is None:
+            return
+        yield chunk
+
+
+def _run(chunks, settings, n_jobs, engine):
+    """Results of all chunks, in their order, from joblib's workers."""
+    import joblib
+
+    # OpenCV releases Python's lock, scikit-image hardly ever does. A hint only: what
+    # joblib.parallel_config names, a cluster say, goes before it.
+    prefer = "threads" if engine == "opencv" else "processes"
+    parallel = joblib.Parallel(n_jobs=n_jobs, prefer=prefer, return_as="generator")
+    tasks = (
+        joblib.delayed(analyze_chunk)(chunk, settings, _SAMPLES if i < _SAMPLES else 0)
+        for i, chunk in enumerate(chunks)
+    )
+    return parallel(tasks)
+
+
+def _component(counts, mixture, j, eps, min_samples, max_descriptors):
+    mine = mixture.assignment == j
+    members = int(counts.histogram[mine].sum())
+    chosen = counts.descriptor[mine[counts.bin]][:max_descriptors]
+    return Component(
+        clusters=count_clusters(chosen, eps, min_samples),
+        mean=float(mixture.means[j]),
+        std=float(mixture.stds[j]),
+        weight=float(mixture.weights[j]),
+        members=members,
+        described=len(chosen),
+        sigma=float(counts.sigmas[mine].sum() / members) if members else None,
+    )
+
+
+def _input_shape(shapes, data_format):
+    heights, widths, channels = ({shape[i] for shape in shapes} for i in range(3))
+    if len(channels) > 1:
+        raise ValueError(
+            "All images must have the same number of channels. Received images with "
+            f"{sorted(channels)} channels"
+        )
+    space = [sizes.pop() if len(sizes) == 1 else None for sizes in (heights, widths)]
+    shape = (*space, channels.pop())
+    return shape if data_format == "channels_last" else (shape[2], *shape[:2])
