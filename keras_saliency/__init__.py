@@ -15,6 +15,7 @@ _LAZY = {
     "RACKNet": "keras_saliency.racknet",
     "edge_significance": "keras_saliency.sparsity",
     "inffs": "keras_saliency.sparsity",
+    "shrink": "keras_saliency.sparsity",
 }
 _SUBPACKAGES = (
     "callbacks",

@@ -1,8 +1,10 @@
 """Output-informed sparsification: significance, masks, schedules and reports."""
 
+from keras_saliency.sparsity.channels import register_shrink_rule
 from keras_saliency.sparsity.inffs import inffs
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.registry import register_significance_rule
+from keras_saliency.sparsity.shrink import shrink
 from keras_saliency.sparsity.significance import SignificanceWalk, edge_significance
 
 __all__ = [
@@ -10,5 +12,7 @@ __all__ = [
     "edge_significance",
     "inffs",
     "maskable_kernels",
+    "register_shrink_rule",
     "register_significance_rule",
+    "shrink",
 ]
