@@ -13,6 +13,7 @@ from keras_saliency.version import __version__
 _LAZY = {
     "DatasetStatistics": "keras_saliency.racknet",
     "RACKNet": "keras_saliency.racknet",
+    "add_attention": "keras_saliency.models",
     "edge_significance": "keras_saliency.sparsity",
     "inffs": "keras_saliency.sparsity",
     "shrink": "keras_saliency.sparsity",

@@ -98,6 +98,9 @@ class SANAttention(keras.layers.Layer):
     "SAN: Scale-Space Attention Networks", ICDE 2020, section III.
     """
 
+    # `add_attention` calls such a layer on `[y, y_prev]`.
+    takes_previous = True
+
     def __init__(
         self,
         kernel_size=3,

@@ -1,1 +1,18 @@
 """Reference networks, and attention for models that exist already."""
+
+from keras_saliency.models.attach import AttentionReport, add_attention
+from keras_saliency.models.lenet import LeNet5
+from keras_saliency.models.lstm import LSTM4
+from keras_saliency.models.resnet import ResNet18, ResNet50
+from keras_saliency.models.vgg import VGG16, VGG19
+
+__all__ = [
+    "LSTM4",
+    "VGG16",
+    "VGG19",
+    "AttentionReport",
+    "LeNet5",
+    "ResNet18",
+    "ResNet50",
+    "add_attention",
+]

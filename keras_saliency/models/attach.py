@@ -1,0 +1,318 @@
+"""Attention for a model that exists already: a copy of its graph with attention in it."""
+
+import functools
+import inspect
+import tempfile
+import typing
+import warnings
+
+import keras
+import numpy as np
+
+from keras_saliency.layers.factory import attention_factory
+from keras_saliency.layers.san import SANAttention
+from keras_saliency.models.placement import as_functional, data_format, is_nested, plan
+
+PLACEMENTS = ("bottleneck", "full")
+
+
+class Placed(typing.NamedTuple):
+    """One attention layer of a report: behind which layer it stands, and on which features."""
+
+    layer: str
+    attention: str
+    shape: tuple
+
+
+class LeftOut(typing.NamedTuple):
+    """One place without attention, and the reason; `failed` if attention was tried there."""
+
+    layer: str
+    reason: str
+    failed: bool
+
+
+class AttentionReport:
+    """What `add_attention` did: `placed` and `left_out` are tuples; printing shows a table."""
+
+    def __init__(self, placed, left_out):
+        self.placed = tuple(placed)
+        self.left_out = tuple(left_out)
+
+    def __str__(self):
+        lines = [f"attention at {len(self.placed)} places"]
+        lines += [f"  {p.layer}: {p.attention} on {p.shape}" for p in self.placed]
+        if self.left_out:
+            lines.append(f"none at {len(self.left_out)} places")
+            lines += [f"  {x.layer}: {x.reason}" for x in self.left_out]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def add_attention(model, attention=SANAttention, placement="bottleneck", **kwargs):
+    """Return a copy of a model, weights included, with attention at its bottlenecks or everywhere.
+
+    The given model is left as it is. The copy is a functional model of the same inputs, outputs
+    and layer names; models nested in it are copied too. If the given model is compiled, so is
+    the copy, with a fresh optimizer of the same settings. `copy.attention_report` lists each
+    attention layer and each place without one, with the reason.
+
+    Source: G 5.5.3, figures 5.2 and 5.7.
+
+    Args:
+        model: A functional or built sequential model.
+        attention: A layer class, a name (see `get_attention`), or a callable that returns a new
+            layer at every call. A layer with a true attribute `takes_previous`, as
+            `SANAttention`, is called on `[y, y_prev]`, the features of a layer and those it was
+            computed from; any other on `y` alone. It must keep the shape of `y`.
+        placement: `"bottleneck"`: before every downsampling, that is pooling, a strided
+            convolution, or a recurrent layer that returns its last step; where padding or
+            dropout stands in between, before it. `"full"`: after every convolution and
+            recurrent layer, behind its normalization and activation, and behind the merge at
+            the end of a residual block.
+        **kwargs: Arguments of `attention`. A class or a name also gets `name`, `dtype` and
+            `data_format` of the layer it follows, where they are not given; a given `name` is
+            a prefix.
+
+    Returns:
+        A functional `keras.Model`. Attention behind a layer that is called several times is
+        shared in the same way. Attention inside a frozen model is trainable.
+
+    Raises:
+        ValueError: If `model` is subclassed or not built, the placement or the name is unknown,
+            there is no place for attention, attention fails at every place, or it changes the
+            shape of the features.
+        TypeError: If `model` is no model or `attention` cannot make layers.
+
+    Warns:
+        UserWarning: Once, if attention failed at some places (two maps that cannot be aligned,
+            say).
+
+    Example:
+
+    ```python
+    import keras
+    from keras_saliency import add_attention
+
+    plain = keras.applications.MobileNetV2(input_shape=(64, 64, 3), weights=None, classes=10)
+    attended = add_attention(plain, smoothing="depthwise")
+    print(attended.attention_report)
+    light = add_attention(plain, "se", placement="full", ratio=8)
+    ```
+    """
+    make = _maker(attention, kwargs)
+    _check(model, placement)
+    source = as_functional(model)
+    surgery = _Surgery(make)
+    copy = surgery.copy_model(source, plan(source, placement), type(model), path="")
+    if not surgery.placed:
+        raise ValueError(_nowhere(model, placement, surgery.left_out))
+    surgery.copy_state()
+    copy.attention_report = AttentionReport(surgery.placed, surgery.left_out)
+    complaints = [f"{x.layer}: {x.reason}" for x in surgery.left_out if x.failed]
+    if complaints:
+        complaints = [f"no attention at {len(complaints)} places ({'; '.join(complaints)})"]
+    if model.compiled:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                copy.compile_from_config(model.get_compile_config())
+        except (TypeError, ValueError) as error:
+            complaints.append(f"the copy is not compiled, since the settings do not copy: {error}")
+    if complaints:
+        warnings.warn(
+            f"add_attention on {model.name!r}: {'. '.join(complaints)}. "
+            "See `attention_report` of the returned model.",
+            stacklevel=2,
+        )
+    return copy
+
+
+def _check(model, placement):
+    if placement not in PLACEMENTS:
+        raise ValueError(f"`placement` must be one of {PLACEMENTS}. Received: {placement!r}")
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ValueError(
+            f"`model` {model.name!r} has no graph yet: give it an `Input` as its first layer, or "
+            "call `model.build(input_shape)` before."
+        )
+    if not is_nested(model) or not type(model).call.__module__.startswith("keras."):
+        raise ValueError(
+            f"`model` {model.name!r} is a subclassed model ({type(model).__name__}), whose graph "
+            "is in its `call`. Attend the functional parts it is made of, or call the attention "
+            "layer in `call`."
+        )
+
+
+def _maker(attention, kwargs):
+    """Return a function (stage, name) -> new attention layer."""
+    if isinstance(attention, keras.layers.Layer):
+        raise TypeError(
+            "`attention` must make a new layer for every place: pass the class, a name, or a "
+            f"function that returns a layer. Received the layer {attention.name!r}"
+        )
+    factory = attention_factory(attention) if isinstance(attention, str) else attention
+    cls = factory.func if isinstance(factory, functools.partial) else factory
+    if not callable(factory):
+        raise TypeError(f"`attention` must be a layer class, a name or a callable: {attention!r}")
+    if not (inspect.isclass(cls) and issubclass(cls, keras.layers.Layer)):
+
+        def make(stage, name):
+            layer = factory(**kwargs)
+            if not isinstance(layer, keras.layers.Layer):
+                raise TypeError(f"`attention` must return a layer. Received: {layer!r}")
+            return layer
+
+        return make
+
+    accepted = {name for c in cls.__mro__ for name in inspect.signature(c.__init__).parameters}
+
+    def make(stage, name):
+        given = dict(kwargs)
+        if "name" in kwargs:
+            name = f"{kwargs['name']}_{name}"
+        given["name"] = name
+        if getattr(stage.dtype_policy, "quantization_mode", None) is None:
+            given.setdefault("dtype", stage.dtype_policy)
+        if "data_format" in accepted:
+            given.setdefault("data_format", data_format(stage))
+        return factory(**given)
+
+    return make
+
+
+def _nowhere(model, placement, left_out):
+    reasons = "; ".join(f"{x.layer}: {x.reason}" for x in left_out[:5])
+    other = next(p for p in PLACEMENTS if p != placement)
+    return (
+        f"No attention could be placed in {model.name!r} with placement={placement!r}. "
+        + (f"Reasons: {reasons}. " if reasons else "It has no such place. ")
+        + f"Try placement={other!r}, or call the attention layer where you want it."
+    )
+
+
+class _Surgery:
+    """Copies a graph call by call, and adds attention to the tensors of a plan."""
+
+    def __init__(self, make):
+        self.make = make
+        self.copies = {}
+        self.attention = {}
+        self.placed = []
+        self.left_out = []
+
+    def copy_model(self, model, plan, cls, path):
+        graph = plan.graph
+        self.left_out += [LeftOut(path + name, reason, False) for name, reason in plan.left_out]
+        names = {operation.name for operation in model.operations}
+        tensors = {}
+        for old in model.inputs:
+            layer = old._keras_history[0]
+            tensors[id(old)] = type(layer).from_config(layer.get_config()).output
+        for node in graph.calls:
+            operation = node.operation
+            if id(operation) not in self.copies:
+                self.copies[id(operation)] = operation, self._copy(operation, plan, path)
+            args, kwargs = node.arguments.fill_in(tensors)
+            outputs = self.copies[id(operation)][1](*args, **kwargs)
+            for old, new in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
+                tensors[id(old)] = new
+            for old in node.outputs:
+                if id(old) in plan.places:
+                    place = plan.places[id(old)]
+                    tensors[id(old)] = self._attend(place, tensors, names, path)
+        inputs = keras.tree.map_structure(lambda t: tensors[id(t)], model.input)
+        outputs = keras.tree.map_structure(lambda t: tensors[id(t)], model.output)
+        if not _is_constructed_like_a_functional_model(cls):
+            cls = keras.Model
+        return cls(inputs, outputs, name=model.name)
+
+    def _copy(self, operation, plan, path):
+        if is_nested(operation):
+            return self.copy_model(
+                as_functional(operation),
+                plan.nested[id(operation)],
+                type(operation),
+                f"{path}{operation.name}/",
+            )
+        if isinstance(operation, keras.layers.Lambda):
+            # Its config would refuse to load a Python lambda, which here comes from the user.
+            return type(operation)(
+                operation.function,
+                output_shape=operation._output_shape,
+                mask=operation.mask,
+                arguments=operation.arguments,
+                name=operation.name,
+                dtype=operation.dtype_policy,
+            )
+        try:
+            return type(operation).from_config(operation.get_config())
+        except NotImplementedError as error:
+            raise ValueError(
+                f"The layer {operation.name!r} cannot be copied: its class "
+                f"{type(operation).__name__} needs a `get_config`."
+            ) from error
+
+    def _attend(self, place, tensors, names, path):
+        y, stage = tensors[id(place.tensor)], place.stage
+        layer = self.attention.get(place.key)
+        if layer is None:
+            name, number = f"{stage.name}_attention", 1
+            while name in names:
+                number += 1
+                name = f"{stage.name}_attention_{number}"
+            layer = self.make(stage, name)
+        inputs = y
+        if getattr(layer, "takes_previous", False):
+            if place.previous is None:
+                return self._fail(path + stage.name, "y_prev lies inside a nested model", y)
+            inputs = [y, tensors[id(place.previous)]]
+        try:
+            outputs = layer(inputs)
+        except ValueError as error:
+            reason = " ".join(str(error).split("Arguments received")[0].split())
+            return self._fail(path + stage.name, reason, y)
+        if not isinstance(outputs, keras.KerasTensor) or outputs.shape != y.shape:
+            shapes = keras.tree.map_structure(lambda t: tuple(t.shape), outputs)
+            raise ValueError(
+                f"`attention` must keep the shape of the features. {type(layer).__name__} turned "
+                f"{tuple(y.shape)}, behind {path + stage.name!r}, into {shapes}"
+            )
+        self.attention[place.key] = layer
+        names.add(layer.name)
+        self.placed.append(Placed(path + stage.name, layer.name, tuple(y.shape)))
+        return outputs
+
+    def _fail(self, name, reason, y):
+        self.left_out.append(LeftOut(name, reason, True))
+        return y
+
+    def copy_state(self):
+        """Give each copied layer the weights, vocabularies and statistics of its original."""
+        for old, new in self.copies.values():
+            if not isinstance(old, keras.layers.Layer) or is_nested(old):
+                continue
+            for a, b in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+                state = {}
+                a.save_own_variables(state)
+                # A real copy: training on JAX may give the memory of an array back.
+                b.load_own_variables({k: _numpy(v) for k, v in state.items()})
+                if hasattr(a, "save_assets") and hasattr(b, "load_assets"):
+                    with tempfile.TemporaryDirectory() as folder:
+                        a.save_assets(folder)
+                        b.load_assets(folder)
+
+
+def _numpy(value):
+    return np.array(keras.ops.convert_to_numpy(value))
+
+
+def _is_constructed_like_a_functional_model(cls):
+    """Whether `cls(inputs, outputs, name=...)` works; a `Sequential` is rebuilt as a graph."""
+    if issubclass(cls, keras.Sequential):
+        return False
+    parameters = list(inspect.signature(cls.__init__).parameters)
+    return parameters[1:3] == ["inputs", "outputs"] or cls.__init__ is keras.Model.__init__
