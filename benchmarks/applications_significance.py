@@ -1,10 +1,11 @@
 """Every model of keras.applications through `edge_significance`: does it pass, and how fast?
 
-    KERAS_BACKEND=jax python benchmarks/applications_significance.py [--small] [--only NAME]
+    KERAS_BACKEND=jax python benchmarks/applications_significance.py [--small] [--only NAME,NAME]
 
 Each model is built with random weights (`weights=None`) on the smallest image that it takes, with
 10 classes. Reported are the maskable kernels found, the layers with weights that are skipped and
 why, whether every kernel got finite scores that are not all zero, and the seconds of the walk.
+`--only` replaces the rows of these models in the table that is there.
 """
 
 import inspect
@@ -60,13 +61,18 @@ def main():
         rows.append(walked(name))
         print(rows[-1], flush=True)
     frame = pd.DataFrame(rows)
+    kept = runner.RESULTS / f"applications_significance.{runner.backend()}.csv"
+    if options.only and kept.exists():
+        earlier = pd.read_csv(kept, comment="#")
+        earlier = earlier[~earlier["model"].isin(frame["model"])]
+        frame = pd.concat([earlier, frame]).sort_values("model").fillna("")
     failed = frame[frame["maskable kernels"] != frame["of these scored"]]
     runner.write(
         "applications_significance",
         frame,
         f"{len(frame)} models, {len(failed)} of them with kernels that got no score. Seconds are "
         "those of the whole walk, all kernels' neuron scores included.",
-        small=options.small or bool(options.only),
+        small=options.small,
     )
 
 

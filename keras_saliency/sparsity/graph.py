@@ -43,6 +43,10 @@ class Sequence(keras.Operation):
     """Stands for putting the time steps of a sequence together again."""
 
 
+class Whole(keras.Operation):
+    """Stands for handing a tensor on as it is."""
+
+
 class Graph:
     """The calls of a model in an order in which each follows the calls it depends on."""
 
@@ -149,6 +153,8 @@ def _sorted_nodes(outputs, known):
 
 def _expand(operation, args, kwargs, symbolic_outputs, graph):
     """Add one call, or what it consists of; returns its output tensors."""
+    if isinstance(operation, keras.layers.RNN) and find_rule(operation.cell) is None:
+        return _recurrent(operation, args, kwargs, symbolic_outputs, graph)
     if find_rule(operation) is None and isinstance(operation, keras.layers.Layer):
         if isinstance(operation, keras.layers.TimeDistributed):
             return _time_distributed(operation, args, kwargs, symbolic_outputs, graph)
@@ -185,6 +191,35 @@ def _time_distributed(layer, args, kwargs, symbolic_outputs, graph):
     outputs = [Tensor(x.shape, x.dtype) for x in symbolic_outputs]
     for result, output in zip(results, outputs, strict=True):
         graph.calls.append(Call(Sequence(name=name), (result,), {}, [result], [output]))
+    return outputs
+
+
+def _recurrent(layer, args, kwargs, symbolic_outputs, graph):
+    """A recurrent layer whose cell is made of layers: two time steps of it, the first feeding the
+    second, so that what only reaches the output by way of the state has significance too."""
+    cell = layer.cell
+    if not _is_composite(cell):
+        raise ValueError(
+            f"No significance rule is known for '{cell.name}' of the class "
+            f"{type(cell).__name__}, the cell of '{layer.name}', which has weights. Register one: "
+            "`@keras_saliency.sparsity.register_significance_rule"
+            f"({type(cell).__name__}, kernels=(...))`; its docstring shows how."
+        )
+    sequence = args[0] if args else kwargs.get("sequences", kwargs.get("inputs"))
+    step = Tensor((sequence.shape[0], *sequence.shape[2:]), sequence.dtype)
+    graph.calls.append(Call(Frames(name=layer.name), (sequence,), {}, [sequence], [step]))
+    sizes = cell.state_size if isinstance(cell.state_size, (list, tuple)) else [cell.state_size]
+    states = [
+        Tensor((sequence.shape[0], *(s if isinstance(s, (list, tuple)) else (s,))), sequence.dtype)
+        for s in sizes
+    ]
+    for _ in range(2):
+        output, *states = _trace(cell, (step, states), {}, graph)
+    outputs = [Tensor(x.shape, x.dtype) for x in symbolic_outputs]
+    for result, tensor in zip([output, *states], outputs, strict=False):
+        whole = layer.return_sequences and tensor is outputs[0]
+        join = Sequence(name=layer.name) if whole else Whole(name=layer.name)
+        graph.calls.append(Call(join, (result,), {}, [result], [tensor]))
     return outputs
 
 

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_saliency.sparsity.graph import Frames, Sequence, Tensor
+from keras_saliency.layers.recurrent_conv import RecurrentConv2D
+from keras_saliency.sparsity.graph import Frames, Sequence, Tensor, Whole
 from keras_saliency.sparsity.registry import (
     register_internal_rule,
     register_significance_rule,
@@ -296,6 +297,31 @@ def bidirectional(call):
         results = result if results is None else results + result
         befores += before
     return [results, *befores]
+
+
+@register_significance_rule(
+    RecurrentConv2D, kernels={"kernel": (-2, -1), "recurrent_kernel": (-2, -1)}
+)
+def recurrent_convolution(call):
+    """Its few steps are walked through one by one; each is fed by the same convolution."""
+    layer = call.layer
+    axis = channel_axis(layer, 4)
+
+    def each_piece(scores):  # of a maxout unit; the last one may be short
+        return np.repeat(scores, layer.pieces)[: layer.filters]
+
+    scores = each_piece(call.scores(axis))
+    feed, recurrent = scores, 0.0
+    for _ in range(layer.steps):
+        recurrent = recurrent + scores
+        before = call.contract("recurrent_kernel", on_axis(scores, 3, 4), keep=(2,))
+        scores = each_piece(before)
+        feed = feed + scores
+    call.edges("kernel", feed)
+    if layer.steps:
+        call.edges("recurrent_kernel", recurrent)
+    inputs = call.contract("kernel", on_axis(feed, 3, 4), keep=(2,))
+    return _only_first(on_axis(inputs, axis, 4), call)
 
 
 # Attention. Values carry significance as in any product of matrices. Queries and keys only decide
@@ -598,6 +624,9 @@ def permute(call):
 @register_significance_rule(layers.RepeatVector)
 def repeat_vector(call):
     return call.output_scores[0].sum(axis=1)
+
+
+register_significance_rule(Whole)(unchanged)
 
 
 @register_significance_rule(Frames)

@@ -933,6 +933,49 @@ def test_kernels_know_their_axes():
     }
 
 
+# The library's own layers.
+
+
+def test_recurrent_convolution_step_by_step():
+    layer = keras_saliency.RecurrentConv2D(5, 3, steps=2, pieces=2, name="rcl")
+    model = keras.Sequential(
+        [keras.Input((4, 4, 2)), layer, layers.GlobalAveragePooling2D(), layers.Dense(3, name="b")]
+    )
+    randomize(model)
+    K, R = np.abs(numpy(layer.kernel)), np.abs(numpy(layer.recurrent_kernel)).sum(axis=(0, 1))
+    last = np.abs(numpy(model.get_layer("b").kernel)).sum(axis=1)[[0, 0, 1, 1, 2]]
+    middle = (R @ last)[[0, 0, 1, 1, 2]]
+    first = (R @ middle)[[0, 0, 1, 1, 2]]
+    scores = edge_significance(model, scores="identity")
+    proportional(scores["rcl"], K * (first + middle + last))
+    proportional(
+        scores["rcl/recurrent_kernel"], np.abs(numpy(layer.recurrent_kernel)) * (middle + last)
+    )
+
+
+@pytest.mark.parametrize("name", ["SANAttention", "CBAM", "BAM", "SqueezeExcite"])
+def test_attention_over_images(name):
+    x = keras.Input((5, 5, 2))
+    h = layers.Conv2D(4, 3, padding="same", name="a")(x)
+    h = layers.Conv2D(4, 3, padding="same", name="b")(h)
+    y = getattr(keras_saliency, name)(name="attention")(h)
+    y = layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(y))
+    model = randomize(keras.Model(x, y))
+    scores = edge_significance(model, scores="identity")
+    assert any(key.startswith("attention/") for key in scores)
+    assert all(np.isfinite(array).all() and array.max() > 0 for array in scores.values())
+
+
+def test_a_cell_made_of_layers():
+    x = keras.Input((7, 3))
+    y = keras_saliency.RecurrentAttention(name="attention")(layers.Dense(6, name="a")(x))
+    model = randomize(keras.Model(x, layers.Dense(2)(layers.GlobalAveragePooling1D()(y))))
+    scores = edge_significance(model, scores="identity")
+    recurrent = [key for key in scores if key.startswith("attention/")]
+    assert len(recurrent) == 3  # the state is heard of only one step later
+    assert all(scores[key].max() > 0 for key in scores)
+
+
 # Unknown layers.
 
 
