@@ -223,7 +223,7 @@ class SANAttention(keras.layers.Layer):
         if (
             not isinstance(input_shape, (list, tuple))
             or len(input_shape) != 2
-            or not all(isinstance(s, (list, tuple)) for s in input_shape)
+            or any(s is None or isinstance(s, int) for s in input_shape)
         ):
             raise ValueError(
                 f"{type(self).__name__} has two inputs, `[y, y_prev]`. "
@@ -254,31 +254,68 @@ class SANAttention(keras.layers.Layer):
         return shape, previous
 
     def call(self, inputs, mask=None, return_attention_scores=False):
+        valid, valid_previous = self._expanded(mask, len(inputs[0].shape))
+        difference = self._difference(inputs, valid_previous)
+        smoothed = self._smooth(self._weigh(difference, valid), valid)
+        scores = ops.sigmoid(self.activation(smoothed))
+        output = inputs[0] * scores
+        return (output, scores) if return_attention_scores else output
+
+    def stages(self, inputs, mask=None):
+        """Return what the layer computes on the way, for inspection.
+
+        Args:
+            inputs: List `[y, y_prev]` of tensors.
+            mask: As in a call of the layer.
+
+        Returns:
+            Dict of tensors of the shape of `y`: `"difference"` (5.8), `"extrema"` (5.9),
+            `"smoothed"` (5.11) and `"mask"` (5.12).
+        """
+        y, previous = (ops.cast(x, self.compute_dtype) for x in inputs)
+        valid, valid_previous = self._expanded(mask, len(y.shape))
+        difference = self._difference([y, previous], valid_previous)
+        extrema = self._weigh(difference, valid)
+        smoothed = self._smooth(extrema, valid)
+        return {
+            "difference": difference,
+            "extrema": extrema,
+            "smoothed": smoothed,
+            "mask": ops.sigmoid(self.activation(smoothed)),
+        }
+
+    def _expanded(self, mask, ndim):
+        masks = mask if isinstance(mask, (list, tuple)) else [mask, None]
+        return [
+            None if m is None else expand_mask(ops.cast(m, "bool"), ndim, self.data_format)
+            for m in masks
+        ]
+
+    def _difference(self, inputs, valid_previous):
+        """Equations 5.6 to 5.8."""
         y, previous = inputs
         # Checked again since a layer may meet other extents than it was built with.
-        self._checked_shapes([tuple(y.shape), tuple(previous.shape)])
-        ndim, data_format = len(y.shape), self.data_format
-        masks = mask if isinstance(mask, (list, tuple)) else [mask, None]
-        valid, valid_previous = (
-            None if m is None else expand_mask(ops.cast(m, "bool"), ndim, data_format)
-            for m in masks
-        )
-        axes = spatial_axes(ndim, data_format)
-
+        self._checked_shapes([y.shape, previous.shape])
+        axes = spatial_axes(len(y.shape), self.data_format)
         if self.align_channels:
             previous = ops.mean(previous, axis=self._channel_axis, keepdims=True)
         difference = y - _align(previous, y, axes, valid_previous)
-        if self.absolute:
-            difference = ops.abs(difference)
-        attention = difference
-        if self.extrema:
-            attention = attention * extrema_share(difference, self.neighborhood, axes, valid)
-        if self.smoothing is not None:
-            if valid is not None:
-                attention = ops.where(valid, attention, ops.zeros_like(attention))
-            attention = self.smoothing_layer(attention)
-        scores = ops.sigmoid(self.activation(attention))
-        return (y * scores, scores) if return_attention_scores else y * scores
+        return ops.abs(difference) if self.absolute else difference
+
+    def _weigh(self, difference, valid):
+        """Equations 5.9 and 5.10."""
+        if not self.extrema:
+            return difference
+        axes = spatial_axes(len(difference.shape), self.data_format)
+        return difference * extrema_share(difference, self.neighborhood, axes, valid)
+
+    def _smooth(self, extrema, valid):
+        """Equation 5.11, without its activation."""
+        if self.smoothing is None:
+            return extrema
+        if valid is not None:
+            extrema = ops.where(valid, extrema, ops.zeros_like(extrema))
+        return self.smoothing_layer(extrema)
 
     def compute_mask(self, inputs, mask=None):
         return mask[0] if isinstance(mask, (list, tuple)) else mask
@@ -287,7 +324,7 @@ class SANAttention(keras.layers.Layer):
         return self._checked_shapes(input_shape)[0]
 
     def compute_output_spec(self, inputs, mask=None, return_attention_scores=False):
-        shape = self.compute_output_shape([tuple(x.shape) for x in inputs])
+        shape = self.compute_output_shape([x.shape for x in inputs])
         output = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if return_attention_scores:
             return output, keras.KerasTensor(shape, dtype=self.compute_dtype)

@@ -127,7 +127,7 @@ def extrema_share(x, neighborhood, axes, valid=None):
     greater = 0
     for shifted in _shifted(x, neighborhood, axes, _LOWEST[dtype]):
         greater = greater + ops.cast(shifted > x, count_dtype)
-    return ops.stop_gradient(1 - ops.cast(greater, dtype) / neighbors)
+    return ops.stop_gradient((neighbors - ops.cast(greater, dtype)) / neighbors)
 
 
 def _shifted(x, neighborhood, axes, outside):

@@ -1,1 +1,5 @@
-"""One picture per question. Nothing else in the library imports this package."""
+"""One picture per question. Everything here needs matplotlib."""
+
+from keras_saliency.visualization.attention import plot_attention
+
+__all__ = ["plot_attention"]

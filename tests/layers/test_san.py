@@ -4,6 +4,7 @@ import itertools
 
 import keras
 import numpy as np
+from extrema_reference import share
 from harness import Case, LayerTests
 
 from keras_saliency.layers import SANAttention
@@ -18,22 +19,6 @@ def fit(x, extents):
         else:
             x = np.take(x, np.arange((m - n) // 2, (m + n) // 2), axis)
     return x
-
-
-def share(d, neighborhood):
-    """alpha of equation 5.10, one value at a time."""
-    reach = neighborhood // 2
-    result = np.empty_like(d)
-    space = d.shape[1:-1]
-    for position in np.ndindex(*space):
-        window = tuple(
-            slice(max(0, i - reach), min(n, i + reach + 1))
-            for i, n in zip(position, space, strict=True)
-        )
-        around = d[(slice(None), *window)].reshape(d.shape[0], -1, d.shape[-1])
-        here = d[(slice(None), *position)]
-        result[(slice(None), *position)] = (around <= here[:, None]).mean(1)
-    return result
 
 
 def convolve(x, kernel, dilation, depthwise):
