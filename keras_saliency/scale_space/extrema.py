@@ -122,12 +122,44 @@ def extrema_share(x, neighborhood, axes, valid=None):
         x = ops.where(valid, x, ops.cast(_LOWEST[dtype], dtype))
     # The centre is a neighbour of itself, also where it is masked.
     neighbors = 1 + sum(_shifted(exists, neighborhood, axes, 0.0))
-    above = neighborhood ** len(axes) - 1
-    count_dtype = "uint8" if above < 256 else "int32"
-    greater = 0
-    for shifted in _shifted(x, neighborhood, axes, _LOWEST[dtype]):
-        greater = greater + ops.cast(shifted > x, count_dtype)
+    greater = _count_greater(x, neighborhood, axes)
     return ops.stop_gradient((neighbors - ops.cast(greater, dtype)) / neighbors)
+
+
+def _count_greater(x, neighborhood, axes):
+    """Return how many neighbours of each value are greater, as integers.
+
+    Two formulations, since no one is good everywhere (`benchmarks/san_extrema.py`): XLA fuses
+    comparisons of shifted views into one pass, and TensorFlow's graphs run them well enough; in
+    eager PyTorch what costs is fresh memory, which adding in place saves.
+    """
+    dtype = "uint8" if neighborhood ** len(axes) <= 256 else "int32"
+    if keras.backend.backend() == "torch":
+        return _count_greater_in_place(x, neighborhood, axes, dtype)
+    lowest = _LOWEST[keras.backend.standardize_dtype(x.dtype)]
+    views = _shifted(x, neighborhood, axes, lowest)
+    return sum(ops.cast(shifted > x, dtype) for shifted in views)
+
+
+def _count_greater_in_place(x, neighborhood, axes, dtype):
+    import torch
+
+    count = torch.zeros_like(x, dtype=getattr(torch, dtype))
+    reach = neighborhood // 2
+    for offset in itertools.product(range(-reach, reach + 1), repeat=len(axes)):
+        # Each pair of neighbours is looked at once, for both of them.
+        if offset <= (0,) * len(axes):
+            continue
+        low, high = [slice(None)] * x.ndim, [slice(None)] * x.ndim
+        for axis, step in zip(axes, offset, strict=True):
+            end = max(x.shape[axis] - abs(step), 0)
+            low[axis], high[axis] = slice(0, end), slice(abs(step), None)
+            if step < 0:
+                low[axis], high[axis] = high[axis], low[axis]
+        low, high = tuple(low), tuple(high)
+        count[low] += x[high] > x[low]
+        count[high] += x[low] > x[high]
+    return count
 
 
 def _shifted(x, neighborhood, axes, outside):
