@@ -13,10 +13,16 @@ from keras_saliency.version import __version__
 _LAZY = {
     "DatasetStatistics": "keras_saliency.racknet",
     "RACKNet": "keras_saliency.racknet",
+    "Sparsifier": "keras_saliency.sparsity",
     "add_attention": "keras_saliency.models",
     "edge_significance": "keras_saliency.sparsity",
+    "iSparseCallback": "keras_saliency.callbacks",
     "inffs": "keras_saliency.sparsity",
+    "sensitivity": "keras_saliency.sparsity",
     "shrink": "keras_saliency.sparsity",
+    "sparsify": "keras_saliency.sparsity",
+    "sparsity_report": "keras_saliency.sparsity",
+    "strip_masks": "keras_saliency.sparsity",
 }
 _SUBPACKAGES = (
     "callbacks",

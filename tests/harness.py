@@ -158,7 +158,7 @@ class LayerTests:
         for name in parameters:
             assert name in config, f"get_config() lacks {name!r}"
             if name not in required:
-                assert config[name] != default[name], f"`config` has the default of {name!r}"
+                assert config[name] != default.get(name), f"`config` has the default of {name!r}"
         data = keras.saving.serialize_keras_object(layer)
         assert data["registered_name"] == f"keras_saliency>{self.layer.__name__}"
         assert keras.saving.deserialize_keras_object(data).get_config() == config

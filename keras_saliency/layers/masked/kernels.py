@@ -1,0 +1,278 @@
+"""The mechanism of every masked layer: Keras's own layer reads a masked kernel.
+
+While a masked layer's `call` runs, the attribute that holds its kernel answers with
+`where(mask, kernel, 0)`; outside it answers with the stored kernel, as in Keras. So a masked
+layer is Keras's layer, down to the last bit when its mask is all ones.
+"""
+
+import contextlib
+import functools
+import threading
+
+import keras
+import numpy as np
+from keras import ops
+
+# The masked kernels that are in force in this thread: {(id of a layer, attribute): tensor}. They
+# belong to a call, not to a layer, so that two threads may call one layer (distribution
+# strategies trace their replicas in threads).
+_ACTIVE = threading.local()
+
+
+def _active():
+    if not hasattr(_ACTIVE, "kernels"):
+        _ACTIVE.kernels = {}
+    return _ACTIVE.kernels
+
+
+def masked(kernel, mask):
+    """`kernel` where `mask`, else 0 (equation 4.12).
+
+    A selection rather than a product: a masked infinity (float16 overflow) gives 0, not NaN, and
+    the gradient of a masked edge is exactly 0 (equation 4.13).
+    """
+    kernel = ops.convert_to_tensor(kernel)
+    return ops.where(ops.convert_to_tensor(mask), kernel, ops.zeros((), dtype=kernel.dtype))
+
+
+def mask_attribute(kernel):
+    """Name of the mask of a kernel: `mask`, `recurrent_mask`, `depthwise_mask`, ..."""
+    if kernel in ("kernel", "embeddings"):
+        return "mask"
+    name = kernel.lstrip("_").removesuffix("kernel")
+    return f"{name}mask" if name.endswith("_") or not name else f"{name}_mask"
+
+
+def _kernel_property(name, base):
+    inherited = getattr(base, name, None)
+
+    def get(self):
+        value = _active().get((id(self), name))
+        if value is not None:
+            return value
+        if inherited is not None:
+            return inherited.fget(self)
+        try:
+            return self.__dict__[name]
+        except KeyError:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}"
+            ) from None
+
+    def put(self, value):
+        if inherited is not None:
+            inherited.fset(self, value)
+        else:
+            self.__dict__[name] = value
+
+    def remove(self):
+        self.__dict__.pop(name)
+
+    return property(get, put, remove)
+
+
+def _call_with_masks(base):
+    call = base.call
+
+    # Keras reads the signature of `call`, so it stays the stock layer's.
+    @functools.wraps(call)
+    def masked_call(self, *args, **kwargs):
+        with self.masking():
+            return call(self, *args, **kwargs)
+
+    return masked_call
+
+
+def _build_with_masks(base):
+    build = base.build
+
+    # Keras reads the signature of `build` too.
+    @functools.wraps(build)
+    def masked_build(self, *args, **kwargs):
+        build(self, *args, **kwargs)
+        self._tracker.unlock()  # LoRA has locked it
+        self._add_masks()
+
+    return masked_build
+
+
+class MaskedRegularizer(keras.regularizers.Regularizer):
+    """A kernel's regularizer that sees the kernel as the layer uses it."""
+
+    def __init__(self, regularizer, mask):
+        self.regularizer = regularizer
+        self.mask = mask
+
+    def __call__(self, x):
+        return self.regularizer(masked(x, self.mask))
+
+
+class MaskedKernels:
+    """Mixin that masks the kernels named in `kernels` of the Keras layer that it precedes.
+
+    Subclasses are Keras's layer plus, for each kernel, a non-trainable boolean variable of its
+    shape, all ones at first. Weight lists and weight files of the plain layer load; the masks
+    then stay as they are.
+    """
+
+    kernels = ()
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "kernels" not in cls.__dict__:
+            return
+        base = next(c for c in cls.__mro__[1:] if not issubclass(c, MaskedKernels))
+        cls.plain_class = base
+        for name in cls.kernels:
+            setattr(cls, name, _kernel_property(name, base))
+        if (cls.kernels or issubclass(base, keras.layers.RNN)) and cls.call is base.call:
+            cls.call = _call_with_masks(base)
+        if cls.kernels:
+            cls.build = _build_with_masks(base)
+
+    def _add_masks(self):
+        for name in self.kernels:
+            attribute = mask_attribute(name)
+            mask = self.add_weight(
+                name=attribute,
+                shape=getattr(self, name).shape,
+                initializer="ones",
+                dtype="bool",
+                trainable=False,
+            )
+            setattr(self, attribute, mask)
+            variable = self.kernel_variable(name)
+            if variable.regularizer is not None:
+                variable.regularizer = MaskedRegularizer(variable.regularizer, mask)
+
+    def kernel_variable(self, name):
+        """The variable behind the kernel attribute `name` (LoRA makes `kernel` a sum)."""
+        variable = getattr(self, f"_{name}", None)
+        return getattr(self, name) if variable is None else variable
+
+    @property
+    def masks(self):
+        """Dict from kernel attribute to its mask variable; empty before `build`."""
+        found = {name: self.__dict__.get(mask_attribute(name)) for name in self.kernels}
+        return {name: mask for name, mask in found.items() if mask is not None}
+
+    def kernel_masks(self):
+        """List of `(kernel variable, mask variable)` pairs."""
+        return [(self.kernel_variable(name), mask) for name, mask in self.masks.items()]
+
+    def set_mask(self, mask, kernel=None):
+        """Set the mask of a kernel.
+
+        Args:
+            mask: Array of the kernel's shape, of booleans or of zeros and ones; 1 keeps an edge.
+            kernel: Attribute of the kernel. Default: the layer's first one.
+
+        Raises:
+            ValueError: If the layer is not built, has no such kernel, or the mask has another
+                shape or other values. The layer's mask is then unchanged.
+        """
+        if not self.masks:
+            raise ValueError(f"Layer {self.name!r} has no mask before it is built.")
+        kernel = self.kernels[0] if kernel is None else kernel
+        if kernel not in self.kernels:
+            raise ValueError(
+                f"Argument `kernel` must be one of {list(self.kernels)} in layer {self.name!r}. "
+                f"Received: kernel={kernel!r}"
+            )
+        variable = self.masks[kernel]
+        value = np.asarray(ops.convert_to_numpy(mask))
+        if value.shape != tuple(variable.shape):
+            raise ValueError(
+                f"Argument `mask` must have the kernel's shape {tuple(variable.shape)} in layer "
+                f"{self.name!r}. Received: shape {value.shape}"
+            )
+        if value.dtype != bool and not np.isin(value, (0, 1)).all():
+            raise ValueError(
+                f"Argument `mask` must hold booleans, or zeros and ones, in layer {self.name!r}. "
+                f"Received: dtype {value.dtype} with values from {value.min()} to {value.max()}"
+            )
+        variable.assign(value.astype(bool))
+
+    @contextlib.contextmanager
+    def masking(self):
+        """While open, the kernel attributes answer with the masked kernels."""
+        active = _active()
+        mine = []
+        for name, mask in self.masks.items():
+            key = (id(self), name)
+            # Already there when a recurrent layer has masked its cell once for all time steps.
+            if key not in active:
+                value = masked(getattr(self, name), mask)
+                active[key] = value
+                mine.append(key)
+        try:
+            yield
+        finally:
+            for key in mine:
+                del active[key]
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        """Quantize the masked kernel to `"int8"` or `"int4"`: a zero stays a zero.
+
+        Raises:
+            ValueError: For the other modes, whose updates would fill the masked edges again.
+        """
+        self._before_quantize(mode)
+        super().quantize(mode, type_check=False, config=config)
+
+    def _before_quantize(self, mode):
+        if not self.masks or self.plain_class.quantize is keras.layers.Layer.quantize:
+            return
+        if mode not in ("int8", "int4"):
+            raise ValueError(
+                "A masked layer quantizes to 'int8' or 'int4', which keep zeros; call "
+                "`keras_saliency.strip_masks(model)` first for other modes. "
+                f"Received: mode={mode!r} (layer {self.name!r})"
+            )
+        if getattr(self, "lora_enabled", False):
+            raise ValueError(
+                f"Masked layer {self.name!r} has LoRA weights, which would escape its mask once it "
+                "is quantized. Save and load it (which merges them) before `quantize`."
+            )
+        for name, mask in self.masks.items():
+            variable = self.kernel_variable(name)
+            variable.assign(masked(variable.value, mask))
+
+    def _plain_entries(self):
+        """What the plain layer would save, in its order."""
+        store = {}
+        super().save_own_variables(store)
+        masks = {id(mask) for mask in self.masks.values()}
+        return [value for value in store.values() if id(value) not in masks]
+
+    def save_own_variables(self, store):
+        for i, value in enumerate([*self._plain_entries(), *self.masks.values()]):
+            store[str(i)] = value
+
+    def load_own_variables(self, store):
+        values = [store[str(i)] for i in range(len(store.keys()))]
+        masks = list(self.masks.values())
+        if len(values) == len(self._plain_entries()):  # a plain layer's file
+            values += masks
+        super().load_own_variables({str(i): value for i, value in enumerate(values)})
+        for mask, value in zip(masks, values[len(values) - len(masks) :], strict=True):
+            if value is not mask:
+                mask.assign(value)
+
+    def set_weights(self, weights):
+        """Set all weights, masks last, or only those that the plain layer has."""
+        masks = {id(mask) for mask in mask_variables(self)}
+        if len(weights) == len(self.weights) - len(masks):
+            given = iter(weights)
+            weights = [v.numpy() if id(v) in masks else next(given) for v in self.weights]
+        super().set_weights(weights)
+
+
+def mask_variables(layer):
+    """The masks of a layer or model and of everything inside it."""
+    return [
+        mask
+        for item in layer._flatten_layers()
+        if isinstance(item, MaskedKernels)
+        for mask in item.masks.values()
+    ]
