@@ -170,25 +170,19 @@ def find_rule(layer):
 
 
 def read_weight(layer, name):
-    """Returns a weight as the layer uses it (a masked kernel times its mask), or `None`.
+    """Returns a weight as a NumPy array, or `None`.
 
     Args:
         layer: A layer.
         name: Attribute name, dotted for what lies in a sublayer: `"cell.kernel"`.
     """
-    owner, variable = find_weight(layer, name)
+    _, variable = find_weight(layer, name)
     if variable is None:
         return None
     value = keras.ops.convert_to_numpy(variable)
     if value.dtype.kind not in "fiub":
         value = value.astype("float32")  # bfloat16
-    mask = mask_of(owner, name.rpartition(".")[2])
-    return value if mask is None else value * mask
-
-
-def mask_of(owner, name):
-    """Returns the mask that a masked layer multiplies its weight with, or `None`."""
-    return None
+    return value
 
 
 def find_weight(layer, name):
@@ -302,9 +296,12 @@ class LayerCall:
 
     # What a rule reports.
 
-    def new(self, size):
+    def new(self, size, rounded=True):
+        """Numbers for channels that the layer creates; `rounded`: `round_to` applies to them."""
         ids = self.groups.new(size)
         self.created.append(ids)
+        if rounded:
+            self.groups.rounded.append(ids)
         return ids
 
     def output(self, ids, axis=-1, values=None, index=0):
@@ -335,6 +332,10 @@ class LayerCall:
     def costs(self, weight, positions):
         """`weight` is multiplied at so many positions; `None` where they are not known."""
         self.work.append((self.prefix + weight, positions))
+
+    def costs_each(self, ids, operations):
+        """Every channel of `ids` costs so many multiplications besides those of the weights."""
+        self.work.append((ids, operations))
 
     def activate(self, function, ids, values):
         """The values behind an activation; channels that it mixes stay."""

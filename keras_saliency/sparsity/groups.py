@@ -34,6 +34,8 @@ class ChannelGroups:
         model: A built Functional or Sequential model, nested ones included.
         exclude: Layers to keep as they are: names, layers, glob patterns, compiled regular
             expressions, functions of a layer, or a list of these.
+        input_shapes: Shapes of the inputs, batch axis included, that stand for the model's own.
+            With them nothing is refused: such groups serve for counting operations only.
 
     Raises:
         TypeError: If `model` is not a `keras.Model`.
@@ -41,14 +43,17 @@ class ChannelGroups:
             the layer's name and what to do about it.
     """
 
-    def __init__(self, model, exclude=None):
-        from keras_saliency.sparsity.selection import selected
+    def __init__(self, model, exclude=None, input_shapes=None):
+        from keras_saliency.sparsity.layer_selection import selected
 
         if not isinstance(model, keras.Model):
             raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
         if not is_functional(model):
             raise ValueError(_no_graph(model))
         self.model = model
+        self.rounded = []
+        self.every_call = []
+        self._counting = input_shapes is not None
         self.calls = {}
         self.entries = {}
         self.kept = {}
@@ -60,7 +65,12 @@ class ChannelGroups:
         _count_uses(model, self._uses)
         functional = functional_of(model)
         inputs = [self._free(x.shape, "an input of the model") for x in functional.inputs]
-        for channels in self._walk(model, inputs, ()):
+        shapes = input_shapes or [x.shape for x in functional.inputs]
+        symbols = [
+            keras.KerasTensor(shape, x.dtype)
+            for shape, x in zip(shapes, functional.inputs, strict=True)
+        ]
+        for channels in self._walk(model, inputs, symbols, ()):
             if channels is not None:
                 self.pin(channels.ids, "an output of the model")
         self._close()
@@ -90,8 +100,9 @@ class ChannelGroups:
             return None
         return self.fresh(len(shape) - 1, shape[-1], reason)
 
-    def _walk(self, model, inputs, parents):
+    def _walk(self, model, inputs, symbols, parents):
         functional = functional_of(model)
+        shown = {id(x): symbol for x, symbol in zip(functional.inputs, symbols, strict=True)}
         known = {id(x): c for x, c in zip(functional.inputs, inputs, strict=True)}
         for x, channels in zip(functional.inputs, inputs, strict=True):
             self.entries[id(x)] = channels
@@ -99,12 +110,26 @@ class ChannelGroups:
             layer = node.operation
             tensors = node.arguments.keras_tensors
             channels = [known[id(x)] for x in tensors]
-            shapes = [x.shape for x in tensors], [x.shape for x in node.outputs]
+            if self._counting:
+                args, kwargs = node.arguments.fill_in(shown)
+                specs = tree.flatten(layer.compute_output_spec(*args, **kwargs))
+                shown |= {id(x): spec for x, spec in zip(node.outputs, specs, strict=True)}
+            else:
+                shown |= {id(x): x for x in node.outputs}
+            shapes = (
+                [shown[id(x)].shape for x in tensors],
+                [shown[id(x)].shape for x in node.outputs],
+            )
             path = "/".join([*parents, layer.name])
             if is_functional(layer) and layer not in self._excluded:
                 self._refuse_shared(layer, path)
                 order = _model_inputs(layer, node, tensors, path)
-                results = self._walk(layer, [known[id(x)] for x in order], (*parents, layer.name))
+                results = self._walk(
+                    layer,
+                    [known[id(x)] for x in order],
+                    [shown[id(x)] for x in order],
+                    (*parents, layer.name),
+                )
             else:
                 results = self._call(node, layer, path, channels, shapes)
             for x, result in zip(node.outputs, results, strict=True):
@@ -112,6 +137,8 @@ class ChannelGroups:
         return [known[id(x)] for x in functional.outputs]
 
     def _refuse_shared(self, layer, path):
+        if self._counting:
+            return
         if self._uses[id(layer)] > 1 and getattr(layer, "weights", None):
             raise ValueError(
                 f"The layer '{path}' is called {self._uses[id(layer)]} times. A shared layer "
@@ -122,6 +149,7 @@ class ChannelGroups:
         call = LayerCall(
             self, layer, path, node.arguments.args, node.arguments.kwargs, inputs, shapes
         )
+        self.every_call.append(call)
         try:
             if layer in self._excluded:
                 call.keep("excluded")
@@ -153,8 +181,10 @@ class ChannelGroups:
         ):
             # Well known, not understood channel by channel: everything around it stays.
             return lambda call: call.keep(f"no channel of {type(layer).__name__} can be removed")
-        if isinstance(layer, keras.Model):
+        if isinstance(layer, keras.Model) and not self._counting:
             raise ValueError(_no_graph(layer, path))
+        if self._counting:
+            return lambda call: call.keep("unknown")
         raise ValueError(
             f"What the layer '{path}' ({type(layer).__module__}.{type(layer).__qualname__}) does "
             "with its channels is not known. Tell it with `keras_saliency.sparsity."

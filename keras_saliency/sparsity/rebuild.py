@@ -12,25 +12,23 @@ from keras_saliency.sparsity.graph import is_functional
 from keras_saliency.sparsity.groups import functional_of, sorted_nodes
 
 
-def rebuild(groups, live, exact=True):
+def rebuild(groups, live):
     """Build the model of `groups` from the living channels alone.
 
     Args:
         groups: A `ChannelGroups`.
         live: (count,) which groups stay.
-        exact: Whether constants that channels carried are made up for in what they entered.
 
     Returns:
         A new Functional or Sequential model with plain Keras layers.
     """
-    return _Builder(groups, live, exact).model(groups.model, None)
+    return _Builder(groups, live).model(groups.model, None)
 
 
 class _Builder:
-    def __init__(self, groups, live, exact):
+    def __init__(self, groups, live):
         self.groups = groups
         self.live = live
-        self.exact = exact
         self.made = {}
 
     def keep(self, ids):
@@ -107,14 +105,10 @@ class _Builder:
         if any(self.needs_bias(edges) for edges in call.kernels):
             config["use_bias"] = True
         options = {"safe_mode": False} if isinstance(layer, keras.layers.Lambda) else {}
-        return plain_class(layer).from_config(config, **options)
+        return type(layer).from_config(config, **options)
 
     def needs_bias(self, edges):
-        return (
-            self.exact
-            and edges.add_bias
-            and len(self.groups.removed_constants(edges, self.live)) > 0
-        )
+        return edges.add_bias and len(self.groups.removed_constants(edges, self.live)) > 0
 
     def copy_weights(self, layer):
         new = self.made[id(layer)]
@@ -129,9 +123,8 @@ class _Builder:
             return
         sliced = set()
         values = {name: self.sliced(layer, name, axes) for name, axes in call.slices.items()}
-        if self.exact:
-            for edges in call.kernels:
-                self.fold(layer, edges, values)
+        for edges in call.kernels:
+            self.fold(layer, edges, values)
         for name, value in values.items():
             _, variable = find_weight(new, name)
             _, old = find_weight(layer, name)
@@ -179,6 +172,8 @@ class _Builder:
                 values[name] = np.stack([old[0] + total, old[1]])
             return
         carrier = self.groups.carrier(edges, self.live)
+        if carrier is None:  # only where `shrink_to` removes it, which need not be exact
+            return
         share = np.einsum("i,pio->po", constants / edges.inputs.values[carrier], removed)
         new = matrix[:, inputs][:, :, outputs].astype("float64")
         new[:, int(inputs[:carrier].sum())] += share
@@ -210,11 +205,6 @@ class _Zeros(keras.initializers.Initializer):
 
     def get_config(self):
         return {}
-
-
-def plain_class(layer):
-    """The class that the shrunk model uses: a masked layer becomes Keras's own."""
-    return type(layer)
 
 
 def _backward(layer):

@@ -1,8 +1,10 @@
 """Remove dead channels: the step from zeros to a model that is smaller and faster."""
 
-import numpy as np
+import keras
 
+from keras_saliency.sparsity.cost import count_parameters
 from keras_saliency.sparsity.groups import ChannelGroups
+from keras_saliency.sparsity.layer_selection import selected
 from keras_saliency.sparsity.rebuild import copy_compile, rebuild
 
 
@@ -51,14 +53,27 @@ def shrink(model, exclude=None, verbose=True):
     assert small.layers[0].units == 6
     ```
     """
-    groups = ChannelGroups(model, exclude)
+    bare, exclude = plain(model, exclude)
+    groups = ChannelGroups(bare, exclude)
     live = groups.live()
     _refuse_empty(groups, live)
     small = rebuild(groups, live)
     copy_compile(model, small)
     if verbose:
-        print(_summary(groups, live, model, small))
+        print(summary("shrink", groups, live, model, small))
     return small
+
+
+def plain(model, exclude):
+    """The model without masks, zeros in place of them, and `exclude` in terms of its layers."""
+    if not isinstance(model, keras.Model):
+        return model, exclude
+    if not any(hasattr(layer, "kernel_masks") for layer in model._flatten_layers()):
+        return model, exclude
+    from keras_saliency.sparsity.convert import strip_masks
+
+    names = [layer.name for layer in selected(model, exclude, "exclude")]
+    return strip_masks(model), names or None
 
 
 def _refuse_empty(groups, live):
@@ -73,7 +88,7 @@ def _refuse_empty(groups, live):
                 )
 
 
-def _summary(groups, live, model, small):
+def summary(name, groups, live, model, small):
     removed = total = 0
     for call in groups.calls.values():
         for ids in call.created:
@@ -81,10 +96,6 @@ def _summary(groups, live, model, small):
             removed += int((~live[groups.labels[ids]]).sum())
     share = removed / total if total else 0.0
     return (
-        f"shrink: removed {removed} of {total} channels ({share:.1%}); parameters "
-        f"{_parameters(model):,} -> {_parameters(small):,}"
+        f"{name}: removed {removed} of {total} channels ({share:.1%}); parameters "
+        f"{count_parameters(model):,} -> {count_parameters(small):,}"
     )
-
-
-def _parameters(model):
-    return int(sum(np.prod(v.shape, dtype="int64") for v in model.variables))

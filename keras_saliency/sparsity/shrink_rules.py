@@ -352,11 +352,14 @@ def multi_head_attention(call):
         call.keep("it is called with an attention mask")
     query, value = call.input(0), call.input(1)
     key = call.input(2) if count == 3 else value
-    heads = call.new(layer.num_heads)
+    heads = call.new(layer.num_heads, rounded=False)
     if len(call.output_shapes) > 1:
         call.pin(heads, "its attention scores are returned")
     length = positions(call.input_shapes[0], -1)
     memory = positions(call.input_shapes[1], -1)
+    pairs = None if None in (length, memory) else length * memory
+    width = layer.key_dim + layer.value_dim
+    call.costs_each(heads, None if pairs is None else pairs * width)
     bias = "bias" if layer.use_bias else None
 
     def project(name, channels, size, where):

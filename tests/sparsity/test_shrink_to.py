@@ -1,0 +1,166 @@
+"""Pruning to a budget, comparing models, compressed files."""
+
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_saliency.sparsity import (
+    compare,
+    count_operations,
+    count_parameters,
+    save_compressed,
+    shrink_to,
+)
+
+
+def residual_model():
+    inputs = keras.Input((9, 9, 3))
+    x = layers.Conv2D(32, 3, padding="same", name="stem")(inputs)
+    for i in range(2):
+        y = layers.Conv2D(48, 3, padding="same", activation="relu", name=f"inner{i}")(x)
+        y = layers.Conv2D(32, 3, padding="same", name=f"outer{i}")(y)
+        x = layers.Add()([x, y])
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(5, name="head")(x))
+
+
+def test_operations_are_counted():
+    inputs = keras.Input((6, 7, 3))
+    x = layers.Conv2D(4, 3, padding="same", groups=1)(inputs)
+    x = layers.DepthwiseConv2D(3)(x)
+    x = layers.Dense(5)(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, x)
+    expected = 2 * (6 * 7 * 9 * 3 * 4 + 4 * 5 * 9 * 4 + 4 * 5)
+    assert count_operations(model) == expected
+    sequence = keras.Input((7, 6))
+    y = layers.LSTM(5, return_sequences=True)(sequence)
+    y = layers.MultiHeadAttention(2, 3)(y, y)
+    model = keras.Model(sequence, y)
+    attention = 7 * 5 * 6 * 4 + 2 * 7 * 7 * (3 + 3)
+    assert count_operations(model) == 2 * (7 * (6 + 5) * 20 + attention)
+    unknown = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(4, 3)])
+    assert count_operations(unknown) is None
+    assert count_operations(unknown, [(1, 6, 7, 3)]) == 2 * 4 * 5 * 9 * 3 * 4
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("what", ["flops", "parameters"])
+def test_budget_is_met_and_used(what, scope):
+    model = residual_model()
+    small = shrink_to(model, **{what: 0.5}, method="magnitude", scope=scope, verbose=False)
+    count = {"flops": count_operations, "parameters": count_parameters}[what]
+    assert 0.3 < count(small) / count(model) <= 0.5
+    widths = {x.filters for x in small.layers if x.name.startswith(("stem", "outer"))}
+    assert len(widths) == 1 and all(width % 8 == 0 for width in widths)
+    assert small.output_shape == model.output_shape
+
+
+def test_channels_go_by_score():
+    model = residual_model()
+    kernel = model.get_layer("inner0").get_weights()[0]
+    kernel[..., :24] *= 0.01
+    model.get_layer("inner0").set_weights([kernel, np.arange(48.0)])
+    small = shrink_to(model, channels=0.5, method="magnitude", verbose=False)
+    assert [small.get_layer(n).filters for n in ("stem", "inner0", "inner1")] == [16, 24, 24]
+    np.testing.assert_allclose(small.get_layer("inner0").get_weights()[1], np.arange(24.0, 48.0))
+
+
+def test_significance_scores_need_no_more_than_a_batch():
+    model = residual_model()
+    x = np.random.default_rng(0).normal(size=(20, 9, 9, 3)).astype("float32")
+    small = shrink_to(model, channels=0.5, data=x, verbose=False)
+    assert small.get_layer("inner0").filters == 24
+
+
+def test_heads_are_not_rounded_and_norms_shrink():
+    inputs = keras.Input((5, 16))
+    x = layers.Add()([inputs, layers.MultiHeadAttention(4, 3, name="attention")(inputs, inputs)])
+    x = layers.Dense(32, name="wide")(layers.LayerNormalization()(x))
+    x = layers.Dense(16, name="out")(layers.LayerNormalization(name="norm")(x))
+    model = keras.Model(inputs, x)
+    small = shrink_to(model, channels=0.5, method="random", verbose=False)
+    assert small.get_layer("attention").num_heads == 2
+    assert small.get_layer("wide").units == 16
+    assert small.get_layer("norm").gamma.shape == (16,)
+    assert small.get_layer("out").units == 16
+
+
+def test_exclude_keeps_layers():
+    model = residual_model()
+    small = shrink_to(model, channels=0.5, method="magnitude", exclude="inner0", verbose=False)
+    assert small.get_layer("inner0").filters == 48
+    assert small.get_layer("stem").filters == 32
+    assert small.get_layer("inner1").filters == 24
+    small = shrink_to(model, flops=0.7, method="magnitude", exclude="inner0", verbose=False)
+    assert 0.5 < count_operations(small) / count_operations(model) <= 0.7
+
+
+def test_open_sizes_need_data():
+    stack = [layers.Conv2D(16, 3), layers.Conv2D(16, 3), layers.GlobalMaxPooling2D()]
+    model = keras.Sequential([keras.Input((None, None, 3)), *stack, layers.Dense(2)])
+    with pytest.raises(ValueError, match="Pass `data`"):
+        shrink_to(model, flops=0.6, method="magnitude")
+    x = np.ones((1, 9, 9, 3), "float32")
+    small = shrink_to(model, flops=0.6, method="magnitude", data=x, verbose=False)
+    assert small.layers[0].filters == 8
+
+
+@pytest.mark.parametrize(
+    "arguments, error, match",
+    [
+        ({}, ValueError, "exactly one of"),
+        ({"flops": 0.5, "channels": 0.5}, ValueError, "exactly one of"),
+        ({"flops": 0}, ValueError, r"`flops` must lie in \(0, 1\]"),
+        ({"flops": "half"}, TypeError, "`flops` must be a number"),
+        ({"flops": 0.5, "method": "best"}, ValueError, "`method` must be one of"),
+        ({"flops": 0.5, "scope": "all"}, ValueError, "`scope` must be one of"),
+        ({"flops": 0.5, "round_to": 0}, ValueError, "`round_to`"),
+        ({"flops": 0.0001, "method": "magnitude"}, ValueError, "cannot be reached"),
+    ],
+)
+def test_bad_arguments(arguments, error, match):
+    with pytest.raises(error, match=match):
+        shrink_to(residual_model(), **arguments)
+
+
+def test_compare():
+    model = residual_model()
+    small = shrink_to(model, channels=0.5, method="magnitude", verbose=False)
+    x = np.random.default_rng(0).normal(size=(3, 9, 9, 3)).astype("float32")
+    frame = compare(model, small, x, repeats=1)
+    assert list(frame.index) == ["model", "other", "ratio"]
+    assert frame.loc["other", "parameters"] == count_parameters(small)
+    ratio = count_operations(small) / count_operations(model)
+    assert frame.loc["ratio", "flops"] == pytest.approx(ratio)
+    assert frame.loc["ratio", "bytes"] < 0.6
+    assert frame.loc["other", "difference"] > 0
+    same = compare(model, keras.models.clone_model(small), x, repeats=1)
+    assert (same["seconds"] > 0).all()
+    with pytest.raises(ValueError, match="different shapes"):
+        compare(model, keras.Sequential([keras.Input((9, 9, 3)), layers.Flatten()]), x)
+    with pytest.raises(TypeError, match="`other`"):
+        compare(model, None, x)
+
+
+def test_compressed_files(tmp_path):
+    model = keras.Sequential([keras.Input((50,)), layers.Dense(400), layers.Dense(3)])
+    kernel, bias = model.layers[0].get_weights()
+    kernel[:, 40:] = 0
+    model.layers[0].set_weights([kernel, bias])
+    path = tmp_path / "model.keras"
+    model.save(path)
+    stored = path.stat().st_size
+    size = save_compressed(model, path)
+    assert size == path.stat().st_size < 0.5 * stored
+    assert all(x.compress_type == zipfile.ZIP_DEFLATED for x in zipfile.ZipFile(path).infolist())
+    loaded = keras.saving.load_model(path)
+    for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.keras"]
+    with pytest.raises(ValueError, match=r"must end in '\.keras'"):
+        save_compressed(model, tmp_path / "model.h5")
+    with pytest.raises(ValueError, match="`level`"):
+        save_compressed(model, path, level=0)
