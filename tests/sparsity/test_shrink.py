@@ -8,7 +8,8 @@ import pytest
 from keras import layers
 from random_models import random_image_model, random_sequence_model, randomise, zero_channels
 
-from keras_saliency.sparsity import channels, register_shrink_rule, shrink
+from keras_saliency.callbacks import iSparseCallback
+from keras_saliency.sparsity import channels, register_shrink_rule, shrink, sparsify
 
 
 def outputs(model, x):
@@ -232,6 +233,44 @@ class TestGroups:
         inner = small.get_layer("base")
         assert [x.filters for x in inner.layers if hasattr(x, "filters")] == [6, 5]
         assert_same_outputs(model, small)
+
+
+class TestMasked:
+    @pytest.mark.parametrize("granularity", ["channel", "edge"])
+    def test_masked_models_become_plain_and_smaller(self, granularity):
+        model = image_model(
+            layers.Conv2D(8, 3, padding="same", activation="relu", name="first"),
+            layers.Conv2D(6, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(12, activation="relu"),
+            layers.Dense(3, name="head"),
+        )
+        model.compile("sgd", "mse")
+        sparse = sparsify(model, 0.5, method="magnitude", granularity=granularity, exclude=["head"])
+        small = shrink(sparse, verbose=False)
+        assert_same_outputs(sparse, small)
+        assert small.compiled
+        assert all(type(x).__module__.startswith("keras.") for x in small.layers)
+        if granularity == "channel":
+            assert small.get_layer("first").filters in (4, 5)  # one may carry constants
+            assert small.count_params() < 0.6 * model.count_params()
+
+    def test_prune_while_training_then_shrink_then_train_on(self):
+        model = image_model(
+            layers.Conv2D(8, 3, activation="relu", use_bias=False, name="first"),
+            layers.Flatten(),
+            layers.Dense(2, name="head"),
+        )
+        model.compile("adam", "mse")
+        callback = iSparseCallback(
+            0.5, granularity="channel", method="magnitude", exclude=["head"], schedule="constant"
+        )
+        x = data(model, batch=8)
+        model.fit(x, np.ones((8, 2)), epochs=2, verbose=0, callbacks=[callback])
+        small = shrink(model, verbose=False)
+        assert small.get_layer("first").filters == 4
+        assert_same_outputs(model, small)
+        small.fit(x, np.ones((8, 2)), verbose=0)
 
 
 class TestResult:
