@@ -101,13 +101,7 @@ def add_attention(model, attention=SANAttention, placement="bottleneck", **kwarg
     light = add_attention(plain, "se", placement="full", ratio=8)
     ```
     """
-    make = _maker(attention, kwargs)
-    _check(model, placement)
-    source = as_functional(model)
-    surgery = _Surgery(make)
-    copy = surgery.copy_model(source, plan(source, placement), type(model), path="")
-    if not surgery.placed:
-        raise ValueError(_nowhere(model, placement, surgery.left_out))
+    copy, surgery = build_copy(model, attention, placement, kwargs)
     surgery.copy_state()
     copy.attention_report = AttentionReport(surgery.placed, surgery.left_out)
     complaints = [f"{x.layer}: {x.reason}" for x in surgery.left_out if x.failed]
@@ -127,6 +121,22 @@ def add_attention(model, attention=SANAttention, placement="bottleneck", **kwarg
             stacklevel=2,
         )
     return copy
+
+
+def build_copy(model, attention, placement, kwargs):
+    """Return `(copy, surgery)`: the copy with fresh weights, and what was done.
+
+    It needs no values of weights: under `keras.StatelessScope(initialize_variables=False)` it
+    tells in a moment where attention would stand in a model of any size.
+    """
+    make = _maker(attention, kwargs)
+    _check(model, placement)
+    source = as_functional(model)
+    surgery = _Surgery(make)
+    copy = surgery.copy_model(source, plan(source, placement), type(model), path="")
+    if not surgery.placed:
+        raise ValueError(_nowhere(model, placement, surgery.left_out))
+    return copy, surgery
 
 
 def _check(model, placement):

@@ -151,7 +151,7 @@ def plan(model, placement, weighed=(), final=None):
         if is_nested(node.operation):
             inner[node.operation][1].update(i for i, t in enumerate(node.outputs) if id(t) in final)
     wanted = _bottlenecks(graph, result) if placement == "bottleneck" else _ends(graph, result)
-    wanted += [model.outputs[i] for i in weighed]
+    wanted += [graph.before_padding(model.outputs[i]) for i in weighed]
     calls = collections.Counter()
     for tensor in {id(t): t for t in wanted}.values():
         maker, stage = graph.maker[id(tensor)], graph.stage[id(tensor)]
