@@ -84,6 +84,15 @@ class Graph:
                 return tensor
             tensor = features(node)[0]
 
+    def entrance(self, tensor):
+        """Walk back from `tensor` through layers of one input, normalization say, to its source."""
+        while not self.maker[id(tensor)].is_input:
+            node = self.maker[id(tensor)]
+            if downsamples(node.operation) or len(features(node)) > 1:
+                break
+            tensor = features(node)[0]
+        return tensor
+
     def end_of_stage(self, node):
         """Return the features of a stage after its normalization, activation and merge."""
         tensor = last = node.outputs[0]
@@ -226,7 +235,7 @@ def opening_inputs(model):
             read = [t for i, t in enumerate(features(node)) if i in indices]
         else:
             read = features(node)[:1] if downsamples(node.operation) else []
-        origins = {id(graph.before_padding(t)) for t in read}
+        origins = {id(graph.entrance(t)) for t in read if graph.stage[id(t)] is None}
         opened |= {i for i, t in enumerate(model.inputs) if id(t) in origins}
     return opened
 

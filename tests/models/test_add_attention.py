@@ -93,7 +93,11 @@ def nested():
     y = conv(5, name="last", activation="relu")(y)
     backbone = keras.Model(inner_input, y, name="backbone")
     block = keras.Sequential(
-        [keras.Input((4, 4, 5)), conv(6, strides=2, name="strided", activation="relu")],
+        [
+            keras.Input((4, 4, 5)),
+            layers.LayerNormalization(),
+            conv(6, strides=2, name="strided", activation="relu"),
+        ],
         name="block",
     )
     inputs = keras.Input((8, 8, 3))
