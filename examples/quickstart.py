@@ -39,14 +39,14 @@ def digits(size=16):
     return train_test_split(images, data.target, test_size=0.3, random_state=0)
 
 
-def train(model, x, y, epochs):
+def train(model, x, y, epochs, callbacks=()):
     """Fit `model`; return the median seconds per epoch, without the first, which compiles."""
     marks = [time.perf_counter()]
     clock = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: marks.append(time.perf_counter())
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x, y, batch_size=64, epochs=epochs, verbose=0, callbacks=[clock])
+    model.fit(x, y, batch_size=64, epochs=epochs, verbose=0, callbacks=[clock, *callbacks])
     seconds = np.diff(marks)
     return float(np.median(seconds[1:] if epochs > 1 else seconds))
 
@@ -81,7 +81,42 @@ def san(small):
     print(f"What the attention looks at: {OUTPUT / 'attention.png'}")
 
 
+def isparse(small):
+    """iSparse, after and during training: the edges that matter least to the output go first."""
+    x_train, x_test, y_train, y_test = digits()
+    epochs, sample = (1, x_train[:64]) if small else (8, x_train[:256])
+    keras.utils.set_random_seed(0)
+    dense = keras_saliency.models.LeNet5((16, 16, 1), 10)
+    train(dense, x_train, y_train, epochs)
+    rows = [{"model": "dense", "edges kept": "100%", "accuracy": accuracy(dense, x_test, y_test)}]
+    for method in ("isparse", "magnitude", "random"):
+        for sparsity in (0.5, 0.8):
+            sparse = keras_saliency.sparsify(dense, sparsity, data=sample, method=method)
+            sparse.compile(metrics=["accuracy"], loss="sparse_categorical_crossentropy")
+            rows.append(
+                {
+                    "model": f"{method}, not retrained",
+                    "edges kept": f"{1 - sparsity:.0%}",
+                    "accuracy": accuracy(sparse, x_test, y_test),
+                }
+            )
+    keras.utils.set_random_seed(0)
+    model = keras_saliency.models.LeNet5((16, 16, 1), 10)
+    pruning = keras_saliency.iSparseCallback(0.5, data=sample, schedule="polynomial")
+    train(model, x_train, y_train, epochs, callbacks=[pruning])
+    rows.append(
+        {
+            "model": "iSparseCallback in fit()",
+            "edges kept": "50%",
+            "accuracy": accuracy(model, x_test, y_test),
+        }
+    )
+    print(pd.DataFrame(rows).round(3).to_string(index=False))
+    print(keras_saliency.sparsity_report(model)[["layer", "size", "zeros", "sparsity"]])
+
+
 SECTIONS = {
+    "isparse": isparse,
     "san": san,
 }
 
