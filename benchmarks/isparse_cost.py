@@ -14,9 +14,9 @@ import time
 import keras
 import pandas as pd
 import runner
-from keras_saliency.sparsity.masks import MaskMaker
 
 from keras_saliency.sparsity import SignificanceWalk
+from keras_saliency.sparsity.masks import MaskMaker
 
 MODEL = """
 import sys

@@ -12,6 +12,7 @@ import numpy as np
 from keras import layers
 
 from keras_saliency.layers.recurrent_conv import RecurrentConv2D
+from keras_saliency.layers.san import SANAttention
 from keras_saliency.sparsity.graph import Frames, Sequence, Tensor, Whole
 from keras_saliency.sparsity.registry import (
     register_internal_rule,
@@ -409,6 +410,29 @@ _register(
     kernels=(),
     reason="its only weights are scales, no edges",
 )
+
+
+def _sum(first, second):
+    """Sum of two scores of one tensor, resolved as far as either of them is."""
+    shape = [max(m, n) for m, n in zip(first.shape, second.shape, strict=True)]
+    return spread(first, shape) + spread(second, shape)
+
+
+@register_significance_rule(SANAttention)
+def san_attention(call):
+    """`y * mask`: `y` and its mask count alike; the mask comes from `|y - y_prev|`, smoothed."""
+    layer = call.layer
+    y, previous = call.args[0] if call.args else call.kwargs["inputs"]
+    rank = len(y.shape)
+    axis = layer._channel_axis % rank
+    score = total(call.output_scores[0], (axis,))
+    gate = score if len(call.outputs) == 1 else score + total(call.output_scores[1], (axis,))
+    if layer.smoothing is not None:
+        (gate,) = call.delegate(layer.smoothing_layer, [y], [y], [gate])
+    results = {y: _sum(score, gate)}
+    before = total(gate, ()) if layer.align_channels else gate  # of the mean over channels
+    results[previous] = _sum(results[previous], before) if previous in results else before
+    return [results.pop(tensor, None) for tensor in call.inputs]
 
 
 # Normalisation.

@@ -953,6 +953,24 @@ def test_recurrent_convolution_step_by_step():
     )
 
 
+def test_san_attention_by_hand():
+    x = keras.Input((5, 5, 3))
+    h = layers.Conv2D(4, 3, padding="same", name="a")(x)
+    g = layers.Conv2D(6, 3, padding="same", name="b")(h)
+    y = keras_saliency.SANAttention(name="san")([g, h])
+    y = layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(y))
+    model = randomize(keras.Model(x, y))
+    scores = edge_significance(model, scores="identity")
+    a, b, head = (np.abs(numpy(model.get_layer(n).kernel)) for n in ("a", "b", "head"))
+    smoothing = np.abs(numpy(model.get_layer("san").smoothing_layer.kernel))
+    N = head.sum(axis=1)
+    gate = (smoothing.sum(axis=(0, 1)) * N).sum(axis=1)
+    proportional(scores["san/smoothing"], smoothing * N)
+    proportional(scores["b"], b * (N + gate))
+    before = (b.sum(axis=(0, 1)) * (N + gate)).sum(axis=1) + gate.sum() / 4
+    proportional(scores["a"], a * before)
+
+
 @pytest.mark.parametrize("name", ["SANAttention", "CBAM", "BAM", "SqueezeExcite"])
 def test_attention_over_images(name):
     x = keras.Input((5, 5, 2))
