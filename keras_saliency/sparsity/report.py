@@ -126,7 +126,8 @@ def sensitivity(
 
     Returns:
         A pandas frame with the columns `layer`, `sparsity`, `size`, and the metrics (`loss`, ...),
-        a row per kernel and sparsity. `keras_saliency.visualization.plot_sensitivity` draws it.
+        a row per kernel and sparsity. `keras_saliency.visualization.sparsity.plot_sensitivity`
+        draws it.
 
     Raises:
         ValueError, TypeError: As `sparsify`; or if the model is not compiled and there is no

@@ -1,5 +1,11 @@
 """One picture per question. Everything here needs matplotlib."""
 
 from keras_saliency.visualization.attention import plot_attention
+from keras_saliency.visualization.sparsity import (
+    plot_accuracy,
+    plot_masks,
+    plot_sensitivity,
+    plot_weights,
+)
 
-__all__ = ["plot_attention"]
+__all__ = ["plot_accuracy", "plot_attention", "plot_masks", "plot_sensitivity", "plot_weights"]
