@@ -14,6 +14,7 @@ _LAZY = {
     "DatasetStatistics": "keras_saliency.racknet",
     "RACKNet": "keras_saliency.racknet",
     "Sparsifier": "keras_saliency.sparsity",
+    "accelerate": "keras_saliency.sparsity",
     "add_attention": "keras_saliency.models",
     "compare": "keras_saliency.sparsity",
     "edge_significance": "keras_saliency.sparsity",

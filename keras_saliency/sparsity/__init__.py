@@ -1,5 +1,6 @@
 """Output-informed sparsification: significance, masks, schedules and reports."""
 
+from keras_saliency.sparsity.accelerate import accelerate
 from keras_saliency.sparsity.budget import shrink_to
 from keras_saliency.sparsity.channels import register_shrink_rule
 from keras_saliency.sparsity.compare import compare
@@ -17,6 +18,7 @@ from keras_saliency.sparsity.sparsifier import Sparsifier
 __all__ = [
     "SignificanceWalk",
     "Sparsifier",
+    "accelerate",
     "compare",
     "count_operations",
     "count_parameters",
