@@ -105,7 +105,7 @@ def shrink_to(
     small = rebuild(groups, live)
     copy_compile(given_model, small)
     if verbose:
-        print(summary("shrink_to", groups, live, given_model, small))
+        print(summary("shrink_to", groups, live, small))
     return small
 
 
@@ -229,7 +229,16 @@ class _Budget:
                 low = middle
             else:
                 high = middle
-        return self._live(select(low), scores)
+        return self._live(self._fill(select(low), limit, scores), scores)
+
+    def _fill(self, kept, limit, scores):
+        """Widen single dimensions by a step each, where the budget still allows it."""
+        for index, labels in enumerate(self.dimensions):
+            wider = [*kept]
+            wider[index] = min(kept[index] + self.steps[index], len(labels))
+            if self.cost(self._live(wider, scores)) <= limit:
+                kept = wider
+        return kept
 
     def _kept(self, index, wanted):
         """How many groups a dimension keeps, given how many are wanted."""

@@ -60,7 +60,7 @@ def shrink(model, exclude=None, verbose=True):
     small = rebuild(groups, live)
     copy_compile(model, small)
     if verbose:
-        print(summary("shrink", groups, live, model, small))
+        print(summary("shrink", groups, live, small))
     return small
 
 
@@ -88,7 +88,7 @@ def _refuse_empty(groups, live):
                 )
 
 
-def summary(name, groups, live, model, small):
+def summary(name, groups, live, small):
     removed = total = 0
     for call in groups.calls.values():
         for ids in call.created:
@@ -97,5 +97,5 @@ def summary(name, groups, live, model, small):
     share = removed / total if total else 0.0
     return (
         f"{name}: removed {removed} of {total} channels ({share:.1%}); parameters "
-        f"{count_parameters(model):,} -> {count_parameters(small):,}"
+        f"{count_parameters(groups.model):,} -> {count_parameters(small):,}"
     )

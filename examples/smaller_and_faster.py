@@ -1,0 +1,54 @@
+"""From a trained network to one that is smaller and faster: prune by channels, shrink, train on.
+
+    KERAS_BACKEND=jax python examples/smaller_and_faster.py
+
+Runs on scikit-learn's digits in well under a minute.
+"""
+
+import keras
+import numpy as np
+from keras import layers
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import keras_saliency
+
+keras.utils.set_random_seed(0)
+x, y = load_digits(return_X_y=True)
+x = (x / 16.0).reshape(-1, 8, 8, 1).astype("float32")
+x, x_test, y, y_test = train_test_split(x, y, test_size=0.3, random_state=0, stratify=y)
+
+inputs = keras.Input((8, 8, 1))
+h = layers.Conv2D(32, 3, padding="same", activation="relu")(inputs)
+for _ in range(1):
+    r = layers.Conv2D(32, 3, padding="same", activation="relu")(h)
+    h = layers.Add()([h, layers.Conv2D(32, 3, padding="same")(r)])
+h = layers.GlobalAveragePooling2D()(layers.ReLU()(h))
+model = keras.Model(inputs, layers.Dense(10)(h))
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
+model.fit(x, y, epochs=5, verbose=0)
+
+
+def accuracy(model):
+    return model.evaluate(x_test, y_test, verbose=0, return_dict=True)["accuracy"]
+
+
+print(f"dense: accuracy {accuracy(model):.3f}")
+
+# 1. Zeros in whole channels, then a model without them. The outputs stay the same.
+sparse = keras_saliency.sparsify(model, 0.25, data=x[:100], granularity="channel", exclude="dense*")
+small = keras_saliency.shrink(sparse)
+difference = np.abs(sparse.predict(x_test, verbose=0) - small.predict(x_test, verbose=0)).max()
+print(f"shrunk: largest difference of an output {difference:.1e}")
+
+# 2. Or at once, to a budget: whole groups of channels, residual additions included.
+small = keras_saliency.shrink_to(model, flops=0.5, data=x[:100])
+print(f"half the operations: accuracy {accuracy(small):.3f} before training on")
+small.fit(x, y, epochs=2, verbose=0)
+print(f"half the operations: accuracy {accuracy(small):.3f} after training on")
+
+# 3. What it brought, and a small file that plain Keras loads.
+print(keras_saliency.compare(model, small, x_test[:64]).to_string())
+size = keras_saliency.save_compressed(small, "small.keras")
+print(f"small.keras: {size:,} bytes")
