@@ -99,8 +99,15 @@ class TestSANAttention(LayerTests):
             scores=True,
             data_format=True,
         ),
-        Case("sequence", {}, [(3, 7, 5), (3, 7, 2)], san, scores=True, data_format=True),
-        Case("sequence-mask", {}, [(3, 7, 5), (3, 7, 2)], san, scores=True, mask=True),
+        Case(
+            "sequence",
+            {},
+            [(3, 7, 5), (3, 7, 2)],
+            san,
+            scores=True,
+            data_format=True,
+            mask=True,
+        ),
         Case(
             "sequence-depthwise",
             {"neighborhood": 5, "smoothing": "depthwise", "kernel_size": 5, "use_bias": False},
@@ -116,9 +123,6 @@ class TestSANAttention(LayerTests):
             san,
             scores=True,
             data_format=True,
-        ),
-        Case(
-            "volume-conv", {}, [(1, 3, 2, 5, 2), (1, 3, 2, 5, 3)], san, scores=True, dynamic=(0, 2)
         ),
         # The ablation of G table 5.9.
         Case(
