@@ -1,0 +1,457 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import keras_saliency
+from keras_saliency import DatasetStatistics, RACKNet
+
+DIGITS = load_digits()
+# Twice the size, so that nothing has to be enlarged.
+X = np.kron(DIGITS.images[:240], np.ones((1, 3, 3))).astype("uint8") * 15
+Y = DIGITS.target[:240]
+
+
+def analyze(dataset, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return RACKNet.analyze(dataset, **{"verbose": 0, "n_jobs": 1, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def stats():
+    return analyze((X, Y), engine="opencv")
+
+
+def test_the_statistics_add_up(stats):
+    assert len(stats.octaves) == 3
+    assert stats.input_shape == (24, 24, 1)
+    assert (stats.images, stats.images_seen, stats.num_classes) == (240, 240, 10)
+    assert stats.value_range == (0.0, 255.0)
+    for octave in stats.octaves:
+        assert sum(octave.histogram) == octave.keypoints > 0
+        assert 0 < octave.images <= 240
+        assert sum(c.members for c in octave.components) == octave.keypoints
+        np.testing.assert_allclose(sum(c.weight for c in octave.components), 1)
+        means = [c.mean for c in octave.components]
+        assert means == sorted(means)
+        mean = sum(c.members * c.sigma for c in octave.components) / octave.keypoints
+        np.testing.assert_allclose(mean, octave.sigma)
+        # Scales of octave o begin at 0.8 * 2**o pixels and end before the next octave's.
+        assert 0.7 * 2**octave.index < octave.sigma < 2.2 * 2**octave.index
+    assert len(stats.samples) == 4
+    np.testing.assert_array_equal(stats.samples[0].to_array(), X[0])
+    assert set(stats.seconds) == {"read", "features", "entropy", "mixtures", "clustering", "total"}
+    assert DatasetStatistics.from_json(stats.to_json()) == stats
+
+
+def test_any_number_of_workers_gives_the_same(stats):
+    import joblib
+
+    assert analyze((X, Y), engine="opencv", n_jobs=2) == stats
+    assert analyze((X, Y), engine="opencv", n_jobs=3) == stats
+    with joblib.parallel_config(n_jobs=2):
+        assert analyze((X, Y), engine="opencv", n_jobs=None) == stats
+
+
+def test_a_dask_cluster_gives_the_same(stats):
+    import joblib
+    from distributed import Client, LocalCluster
+
+    with (
+        warnings.catch_warnings(),
+        LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster),
+        joblib.parallel_config(backend="dask"),
+    ):
+        warnings.simplefilter("ignore")  # of dask's own
+        assert analyze((X, Y), engine="opencv", n_jobs=-1) == stats
+
+
+def test_both_engines_see_nearly_the_same(stats):
+    other = analyze((X, Y), engine="scikit-image")
+    assert other.engine == "scikit-image"
+    assert len(other.octaves) == len(stats.octaves)
+    for a, b in zip(stats.octaves, other.octaves, strict=True):
+        assert 0.8 < a.keypoints / b.keypoints < 1.25
+        assert abs(a.images - b.images) < 0.1 * 240
+        np.testing.assert_allclose(a.sigma, b.sigma, rtol=0.12)
+        middle = [np.searchsorted(np.cumsum(o.histogram), o.keypoints / 2) / 100 for o in (a, b)]
+        assert abs(middle[0] - middle[1]) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("change", "value_range"),
+    [
+        (lambda x: x.astype("int64"), (0.0, 255.0)),
+        (lambda x: x.astype("float64"), (0.0, 255.0)),
+        (lambda x: x / 255, (0.0, 1.0)),
+        (lambda x: x.astype("float32") / 127.5 - 1, (-1.0, 1.0)),
+        (lambda x: x[..., None], (0.0, 255.0)),
+        (lambda x: x.astype("uint16") * 257, (0.0, 65535.0)),
+    ],
+)
+def test_pixels_mean_the_same_in_every_type(stats, change, value_range):
+    found = analyze((change(X), Y), engine="opencv")
+    assert found.value_range == value_range
+    if value_range == (0.0, 255.0):
+        assert found == stats
+    assert found.octaves == stats.octaves  # white is 240 here, in any of them
+
+
+def test_an_unusual_range_is_assumed_aloud_and_can_be_given():
+    with pytest.warns(UserWarning, match="from 0 to 16 were taken"):
+        RACKNet.analyze(DIGITS.images[:30], verbose=0, n_jobs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wide = np.kron(DIGITS.images[:60], np.ones((1, 3, 3)))
+        RACKNet.analyze(wide, verbose=0, n_jobs=1, value_range=(0, 16))
+
+
+def test_a_grey_image_in_three_channels_is_the_same(stats):
+    coloured = np.repeat(X[..., None], 3, axis=-1)
+    found = analyze((coloured, Y), engine="opencv")
+    assert found.input_shape == (24, 24, 3)
+    assert found.octaves == stats.octaves
+    first = analyze((np.moveaxis(coloured, -1, 1), Y), data_format="channels_first")
+    assert first.input_shape == (3, 24, 24)
+    assert first.octaves == stats.octaves
+
+
+# ---- kinds of data sets ------------------------------------------------------------------
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return X[40 * index : 40 * index + 40], Y[40 * index : 40 * index + 40]
+
+
+def pairs():
+    for i in range(0, 240, 50):
+        yield X[i : i + 50], Y[i : i + 50]
+
+
+def test_streams_of_batches(stats):
+    assert analyze(Batches(), engine="opencv") == stats
+    assert analyze(pairs(), engine="opencv") == stats
+    assert analyze([(X[:100], Y[:100]), (X[100:], Y[100:])], engine="opencv") == stats
+    assert analyze(pairs(), engine="opencv", max_images=None).octaves == stats.octaves
+    images = analyze((image for image in X), engine="opencv")
+    assert images.octaves == stats.octaves
+    assert images.num_classes is None
+
+
+def test_a_stream_is_sampled_uniformly_and_by_seed():
+    from keras_saliency.racknet.readers import Reader
+
+    def drawn(seed):
+        chunks = Reader(pairs(), 30, seed, False).chunks()
+        return [number for chunk in chunks for number in chunk.numbers]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    numbers = np.concatenate([drawn(seed) for seed in range(80)])
+    assert len(numbers) == 80 * 30
+    # Every tenth of the stream gets about a tenth of the places (standard deviation 15).
+    counts = np.histogram(numbers, bins=10, range=(0, 240))[0]
+    assert np.abs(counts - 240).max() < 60
+
+
+def test_the_backend_own_data_sets(stats):
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        dataset = tf.data.Dataset.from_tensor_slices((X, Y))
+        assert analyze(dataset.batch(50), engine="opencv") == stats
+        assert analyze(dataset, engine="opencv").octaves == stats.octaves
+        with pytest.raises(ValueError, match="must be finite"):
+            analyze(dataset.repeat())
+    elif backend == "torch":
+        import torch
+
+        tensors = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+        loader = torch.utils.data.DataLoader(tensors, batch_size=50)
+        assert analyze(loader, engine="opencv") == stats
+        assert analyze(torch.tensor(X), engine="opencv").octaves == stats.octaves
+    else:
+        import jax.numpy as jnp
+
+        assert analyze(jnp.asarray(X), engine="opencv").octaves == stats.octaves
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(24):
+        path = tmp_path / f"class{i % 3}" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(X[i]).save(path)
+    return tmp_path
+
+
+def test_a_folder_of_images(folder):
+    found = analyze(folder)
+    assert found.input_shape == (24, 24, 3)
+    assert (found.images, found.num_classes) == (24, 3)
+    assert found == analyze(str(folder), n_jobs=2)
+    arrays = analyze(X[:24])
+    assert sum(o.keypoints for o in found.octaves) == sum(o.keypoints for o in arrays.octaves)
+
+
+def test_broken_files_are_skipped_and_counted(folder):
+    (folder / "class0" / "broken.png").write_bytes(b"no image at all")
+    cut = (folder / "class1" / "1.png").read_bytes()
+    (folder / "class1" / "1.png").write_bytes(cut[: len(cut) // 2])
+    with pytest.warns(UserWarning, match="2 of 25 images were skipped"):
+        found = RACKNet.analyze(folder, verbose=0, n_jobs=1)
+    assert (found.images, found.images_skipped) == (23, 2)
+
+
+def test_sizes_that_differ():
+    images = [np.tile(X[i], (1 + i % 2, 1)) for i in range(30)]
+    found = analyze(images)
+    assert found.input_shape == (None, 24, 1)
+    model = RACKNet.from_statistics(found, 60, num_classes=3)
+    assert model(images[0][None, :, :, None].astype("float32")).shape == (1, 3)
+    assert model(images[1][None, :, :, None].astype("float32")).shape == (1, 3)
+
+
+def test_memory_does_not_grow_with_the_data():
+    import tracemalloc
+
+    def peak(n):
+        def stream():
+            for _ in range(n):
+                yield X[:60]
+
+        tracemalloc.start()
+        analyze(stream(), engine="opencv", max_images=None, max_descriptors=20)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(1)
+    assert peak(12) < 1.5 * peak(3) + 1e6
+
+
+# ---- seeds and workers -------------------------------------------------------------------
+
+
+def test_a_sample_follows_its_seed():
+    a, b, c = (analyze(X, max_images=100, seed=s) for s in (1, 1, 2))
+    assert a.images == 100
+    assert a.images_seen == 240
+    assert a == b
+    assert a.octaves != c.octaves
+
+
+def test_interrupting_returns_at_once():
+    code = """
+        import numpy as np, time
+        from keras_saliency import RACKNet
+        def endless():
+            rng = np.random.default_rng(0)
+            while True:
+                print("ready", flush=True)
+                yield rng.integers(0, 255, (64, 48, 48)).astype("uint8")
+        RACKNet.analyze(endless(), max_images=None, verbose=0)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ,
+        text=True,
+    )
+    try:
+        for _ in range(6):
+            assert process.stdout.readline() == "ready\n"
+        begin = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert "KeyboardInterrupt" in errors
+        assert time.monotonic() - begin < 30  # about one second on an idle machine
+    finally:
+        process.kill()
+        process.wait()
+
+
+# ---- from the data to the model ----------------------------------------------------------
+
+
+def test_build_learns_digits():
+    x, y = DIGITS.images / 16, DIGITS.target
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # 8 pixels a side
+        model = RACKNet.build((x, y), budget=64, dropout=0.0, normalization="batch", verbose=0)
+    convolutions = [v for v in model.layers if isinstance(v, keras.layers.Conv2D)]
+    assert sum(v.filters for v in convolutions) == 64
+    assert model.output_shape == (None, 10)
+    model.compile(
+        keras.optimizers.RMSprop(0.004),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    model.fit(x[:1400], y[:1400], batch_size=100, epochs=4, verbose=0)
+    assert model.evaluate(x[1400:], y[1400:], batch_size=397, verbose=0)[1] > 0.75
+
+
+def test_build_takes_the_arguments_of_both_steps():
+    model = RACKNet.build(
+        (X, Y),
+        50,
+        network="rcnn",
+        pooling="max",
+        max_images=90,
+        seed=3,
+        verbose=0,
+        kernel_size="auto",
+        max_octaves=2,
+        n_jobs=1,
+    )
+    assert sum(v.filters for v in model.layers if hasattr(v, "filters")) == 50
+    assert model.get_layer("rack2_pool").__class__ is keras.layers.MaxPooling2D
+    assert not any(v.name.startswith("rack3") for v in model.layers)
+    with pytest.raises(TypeError, match="unknown arguments"):
+        RACKNet.build((X, Y), 50, max_image=3)
+
+
+def test_build_for_a_regression():
+    model = RACKNet.build((X, np.stack([Y, -Y], 1) / 7), 50, task="regression", verbose=0)
+    assert model.output_shape == (None, 2)
+
+
+def test_one_hot_labels():
+    assert RACKNet.build((X, np.eye(10)[Y]), 50, verbose=0).output_shape == (None, 10)
+
+
+def test_the_public_names():
+    assert keras_saliency.RACKNet is RACKNet
+    assert keras_saliency.racknet.DatasetStatistics is keras_saliency.DatasetStatistics
+
+
+# ---- bad input ---------------------------------------------------------------------------
+
+
+def bad(dataset, error, match, **kwargs):
+    with pytest.raises(error, match=match):
+        RACKNet.analyze(dataset, **{"verbose": 0, "n_jobs": 1, **kwargs})
+
+
+@pytest.mark.filterwarnings("ignore:RACKNet")
+def test_data_that_says_nothing_is_refused(tmp_path):
+    bad(np.zeros((0, 28, 28)), ValueError, "an empty one")
+    bad([], ValueError, "an empty one")
+    bad(iter(()), ValueError, "an empty one")
+    bad(np.full((5, 28, 28), 7.0), ValueError, "No keypoints were found in 5 images")
+    bad(X[:9, :2, :2], ValueError, "No keypoints")
+    bad(np.full((5, 28, 28), np.nan), ValueError, "no image that can be used")
+    bad(tmp_path, ValueError, "holds no image file")
+    bad(tmp_path / "none", ValueError, "not a folder")
+    (tmp_path / "x.png").write_bytes(b"broken")
+    bad(tmp_path, ValueError, "no image that can be used")
+
+
+def test_nan_images_are_skipped_and_counted():
+    x = X[:60].astype("float32")
+    x[7, 3, 3] = np.nan
+    x[8, 3, 3] = np.inf
+    with pytest.warns(UserWarning, match="2 of 60 images were skipped"):
+        found = RACKNet.analyze(x, verbose=0, n_jobs=1)
+    assert (found.images, found.images_skipped) == (58, 2)
+    assert found.value_range == (0.0, 255.0)
+    assert found.octaves == analyze(np.delete(X[:60], [7, 8], axis=0)).octaves
+
+
+def test_one_image_works_and_says_how_little_it_says():
+    with pytest.warns(UserWarning, match="keypoints in 1 images only"):
+        found = RACKNet.analyze(X[:1], verbose=0, n_jobs=1)
+    kernels = RACKNet.allocate(found, 30)
+    assert sum(map(sum, kernels)) == 30
+    bad(X[0][..., None], ValueError, "looks like one image")
+
+
+def test_tiny_images_are_enlarged_aloud():
+    with pytest.warns(UserWarning, match="8 pixels a side are too small"):
+        found = RACKNet.analyze(DIGITS.images[:60] / 16, verbose=0, n_jobs=1)
+    assert len(found.octaves) == 3
+    assert found.octaves[0].sigma < 0.8  # in pixels of the image as it came
+
+
+def test_other_objects_are_refused():
+    bad(3, TypeError, "`dataset` must be")
+    bad(X[0, 0], ValueError, "array of shape")
+    bad({"x": X}, TypeError, "`dataset` must be")
+    bad([{"x": X}], TypeError, "dicts")
+    bad(np.array([["a"]]), ValueError, "array of shape")
+    bad([np.full((30, 30), "a")], ValueError, "dtype")
+    bad(np.moveaxis(np.stack([X] * 3, -1), -1, 1), ValueError, "channels_first")
+    bad((X, Y[:-1]), ValueError, "as many")
+    bad([X[0][..., None], np.stack([X[0]] * 3, -1)], ValueError, "same number of channels")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "match"),
+    [
+        ({"engine": "matlab"}, ValueError, "`engine` must be one of"),
+        ({"max_images": 0}, ValueError, "`max_images`"),
+        ({"max_images": 2.5}, TypeError, "`max_images`"),
+        ({"seed": -1}, ValueError, "`seed`"),
+        ({"n_jobs": 0}, ValueError, "`n_jobs`"),
+        ({"max_octaves": 0}, ValueError, "`max_octaves`"),
+        ({"bin_size": 0}, ValueError, "`bin_size`"),
+        ({"eps": -0.1}, ValueError, "`eps`"),
+        ({"min_share": 2}, ValueError, "`min_share`"),
+        ({"min_samples": 0}, ValueError, "`min_samples`"),
+        ({"max_components": 0}, ValueError, "`max_components`"),
+        ({"max_descriptors": 0}, ValueError, "`max_descriptors`"),
+        ({"contrast_threshold": -1}, ValueError, "`contrast_threshold`"),
+        ({"value_range": (1, 0)}, ValueError, "`value_range`"),
+        ({"value_range": 255}, ValueError, "`value_range`"),
+        ({"data_format": "rows"}, ValueError, "`data_format`"),
+    ],
+)
+def test_bad_arguments_are_named(kwargs, error, match):
+    bad(X, error, match, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("y", "kwargs", "match"),
+    [
+        (Y, {"num_classes": 5}, "labels from 0 to 9 for num_classes=5"),
+        (Y - 1, {"num_classes": 10}, "labels from -1 to 8"),
+        (Y - 1, {}, "Labels must be integers from 0"),
+        (Y / 3, {}, 'task="regression"'),
+        (Y.astype(str), {}, "labels must be numbers"),
+        (np.eye(10)[Y], {"num_classes": 9}, "number of columns of the labels, 10"),
+        (None, {}, "`num_classes` must be given"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(y, kwargs, match):
+    dataset = X if y is None else (X, y)
+    with pytest.raises(ValueError, match=match):
+        RACKNet.build(dataset, 50, verbose=0, n_jobs=1, max_images=40, **kwargs)
+
+
+def test_a_bad_design_is_found_before_the_images_are_read():
+    def untouchable():
+        raise AssertionError("read")
+        yield
+
+    for kwargs in ({"network": "lstm"}, {"budget": 0}, {"strategy": "x"}, {"dropout": 2}):
+        with pytest.raises(ValueError, match="must be"):
+            RACKNet.build(untouchable(), **kwargs)

@@ -1,0 +1,108 @@
+import dataclasses
+import json
+
+import pytest
+
+from keras_saliency import DatasetStatistics
+from keras_saliency.racknet import Component, Octave, Sample
+
+FULL = DatasetStatistics(
+    octaves=(
+        Octave(
+            0,
+            (
+                Component(3, 1.5, 0.25, 0.75, 30, 20, 1.1),
+                Component(7, 2.5, 0.5, 0.25, 10, 10, 1.3),
+            ),
+            keypoints=40,
+            images=9,
+            sigma=1.2,
+            histogram=(0, 0, 5, 35),
+        ),
+        Octave(1, (), keypoints=1, images=1, sigma=2.4, histogram=(1,)),
+        Octave(2, (Component(2, 3.0, 0.1, 1.0, 5, 5, 6.4),), 5, 4, 6.4, (2, 3)),
+    ),
+    input_shape=(None, 17, 3),
+    num_classes=4,
+    images=9,
+    images_seen=11,
+    images_skipped=2,
+    value_range=(-1.0, 1.0),
+    engine="opencv",
+    seed=5,
+    settings=(("max_images", None), ("eps", 0.05)),
+    warnings=("2 of 11 images were skipped",),
+    samples=(Sample(2, 3, "eJxjYGBgYAAAAAYAAQ==", ((1.0, 2.0, 0.5, 0),)),),
+    seconds={"features": 1.5, "total": 2.5},
+)
+
+
+def test_racks_are_the_octaves_with_components():
+    assert FULL.clusters == ((3, 7), (2,))
+    assert [octave.index for octave in FULL.racks] == [0, 2]
+
+
+@pytest.mark.parametrize("stats", [FULL, DatasetStatistics.from_counts([[1, 2], [3]], (9, 9, 1))])
+def test_json_gives_back_what_was_written(stats, tmp_path):
+    assert DatasetStatistics.from_json(stats.to_json()) == stats
+    stats.to_json(tmp_path / "s.json")
+    again = DatasetStatistics.from_json(tmp_path / "s.json")
+    assert again == stats
+    assert again.seconds == stats.seconds
+    assert again.to_json() == stats.to_json()
+    json.loads(stats.to_json())
+
+
+def test_equality_is_by_value_and_leaves_out_the_times():
+    assert dataclasses.replace(FULL, seconds={}) == FULL
+    assert dataclasses.replace(FULL, seed=6) != FULL
+    changed = dataclasses.replace(FULL.octaves[0], histogram=(0, 1, 4, 35))
+    assert dataclasses.replace(FULL, octaves=(changed, *FULL.octaves[1:])) != FULL
+    assert hash(dataclasses.replace(FULL, seconds={})) == hash(FULL)
+
+
+def test_they_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        FULL.seed = 1
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"format": 99}', '{"format": 1, "octaves": 3}', "[]"])
+def test_other_json_is_refused(text, tmp_path):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=r"DatasetStatistics.to_json"):
+        DatasetStatistics.from_json(tmp_path / "x.json")
+
+
+def test_the_table_shows_every_component_and_note():
+    text = str(FULL)
+    assert "9 of 11 images, ?x17x3, 4 classes; opencv, seed 5; 2 skipped" in text
+    assert "1.50 ± 0.25" in text
+    assert "2 of 11 images were skipped" in text
+    assert len(text.splitlines()) == 1 + 1 + 4 + 1 + 1
+    assert "plain numbers" in str(DatasetStatistics.from_counts([[1]], (9, 9, 1)))
+
+
+def test_the_frame_has_a_row_per_component():
+    frame = FULL.to_frame()
+    assert frame[["rack", "layer", "octave"]].values.tolist() == [[0, 0, 0], [0, 1, 0], [1, 0, 2]]
+    assert frame["clusters"].tolist() == [3, 7, 2]
+    assert frame["octave_keypoints"].tolist() == [40, 40, 5]
+
+
+def test_windows_follow_the_scopes():
+    # 2 sigma + 1 in pixels of the rack: 1.1 and 1.3 give 3; 6.4, halved once, 3.2: 7.
+    assert FULL.kernel_sizes() == ((3, 3), (7,))
+    assert DatasetStatistics.from_counts([[1, 1]], (9, 9, 1)).kernel_sizes() == ((3, 3),)
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (9, 9, 0), "9x9", (9.0, 9, 1), None])
+def test_a_bad_input_shape_is_named(shape):
+    with pytest.raises(ValueError, match="`input_shape` must be"):
+        DatasetStatistics.from_counts([[1]], shape)
+
+
+def test_bad_counts_are_named():
+    with pytest.raises(ValueError, match="`clusters` must be"):
+        DatasetStatistics.from_counts([[]], (9, 9, 1))
+    with pytest.raises(ValueError, match="`data_format` must be"):
+        DatasetStatistics.from_counts([[1]], (9, 9, 1), data_format="hwc")
