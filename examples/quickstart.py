@@ -115,8 +115,38 @@ def isparse(small):
     print(keras_saliency.sparsity_report(model)[["layer", "size", "zeros", "sparsity"]])
 
 
+def racknet(small):
+    """RACKNet, before training: the data set decides racks, layers and kernels of a network."""
+    x_train, x_test, y_train, y_test = digits(size=28)
+    statistics = keras_saliency.RACKNet.analyze(
+        (x_train, y_train), max_images=200 if small else 4000, verbose=0
+    )
+    print(statistics)
+    budget, epochs = (30, 1) if small else (120, 6)
+    rows = []
+    for strategy in ("racknet", "uniform-layer"):
+        keras.utils.set_random_seed(0)
+        model = keras_saliency.RACKNet.from_statistics(
+            statistics, budget, strategy=strategy, normalization="batch"
+        )
+        seconds = train(model, x_train, y_train, epochs)
+        kernels = keras_saliency.RACKNet.allocate(statistics, budget, strategy)
+        rows.append(
+            {
+                "kernels": strategy,
+                "per layer": str(kernels),
+                "accuracy": f"{accuracy(model, x_test, y_test):.3f}",
+                "s/epoch": f"{seconds:.2f}",
+            }
+        )
+    print(pd.DataFrame(rows).to_string(index=False))
+    statistics.plot(budget).savefig(OUTPUT / "racknet.png", dpi=120)
+    print(f"What the images say, and the network they lead to: {OUTPUT / 'racknet.png'}")
+
+
 SECTIONS = {
     "isparse": isparse,
+    "racknet": racknet,
     "san": san,
 }
 

@@ -3,13 +3,14 @@
 import collections
 import math
 import numbers
+import threading
 import time
 import warnings
 from typing import NamedTuple
 
 import numpy as np
 
-from keras_saliency.racknet.clusters import count_clusters
+from keras_saliency.racknet.clusters import count_clusters, neighbour_distance
 from keras_saliency.racknet.components import find_components, keypoint_entropy
 from keras_saliency.racknet.readers import Reader, guess_range, read_file, to_grey
 from keras_saliency.racknet.statistics import Component, DatasetStatistics, Octave, Sample
@@ -182,7 +183,7 @@ def analyze(
     min_share=0.01,
     bin_size=0.01,
     max_components=8,
-    eps=0.05,
+    eps=None,
     min_samples=2,
     max_descriptors=2000,
 ):
@@ -201,7 +202,7 @@ def analyze(
     _check("min_share", min_share, numbers.Real, 0, 1)
     _check("bin_size", bin_size, numbers.Real, 0, 1, above=True)
     _check("max_components", max_components, numbers.Integral, 1)
-    _check("eps", eps, numbers.Real, 0, 2, above=True)
+    _check("eps", eps, numbers.Real, 0, 2, optional=True, above=True)
     _check("min_samples", min_samples, numbers.Integral, 1)
     _check("max_descriptors", max_descriptors, numbers.Integral, 1)
     _check("n_jobs", n_jobs, numbers.Integral, -(2**31), optional=True)
@@ -246,7 +247,8 @@ def analyze(
     shapes, skipped, samples = set(), [], []
     images = 0
     with _progress(verbose, reader.total) as bar:
-        for found in _run(_chain(first, chunks), settings, n_jobs, detector.engine):
+        results = _run(_chain(first, chunks), settings, n_jobs, detector.engine)
+        for found in results:
             shapes.update(found.shapes)
             images += len(found.shapes)
             skipped += found.skipped
@@ -299,10 +301,7 @@ def analyze(
             mixture = find_components(counts.histogram, bin_size, max_components)
             end = time.perf_counter()
             counts.trim()
-            components = tuple(
-                _component(counts, mixture, j, eps, min_samples, max_descriptors)
-                for j in range(len(mixture.means))
-            )
+            components = _components(counts, mixture, eps, min_samples, max_descriptors)
             seconds["mixtures"] += end - begin
             seconds["clustering"] += time.perf_counter() - end
         last = int(np.flatnonzero(counts.histogram)[-1]) + 1
@@ -337,7 +336,7 @@ def analyze(
             ("contrast_threshold", float(contrast_threshold)),
             ("min_share", float(min_share)),
             ("max_components", int(max_components)),
-            ("eps", float(eps)),
+            ("eps", None if eps is None else float(eps)),
             ("min_samples", int(min_samples)),
             ("max_descriptors", int(max_descriptors)),
         ),
@@ -376,22 +375,41 @@ def _run(chunks, settings, n_jobs, engine):
         joblib.delayed(analyze_chunk)(chunk, settings, _SAMPLES if i < _SAMPLES else 0)
         for i, chunk in enumerate(chunks)
     )
-    return parallel(tasks)
+    before = set(threading.enumerate())
+    results = parallel(tasks)
+    try:
+        yield from results
+    except BaseException:
+        # Interrupted: no new chunk begins. The ones at work take a moment, and OpenCV aborts the
+        # process if Python ends before them.
+        results.close()
+        deadline = time.monotonic() + 2.0
+        for thread in set(threading.enumerate()) - before:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        raise
 
 
-def _component(counts, mixture, j, eps, min_samples, max_descriptors):
-    mine = mixture.assignment == j
-    members = int(counts.histogram[mine].sum())
-    chosen = counts.descriptor[mine[counts.bin]][:max_descriptors]
-    return Component(
-        clusters=count_clusters(chosen, eps, min_samples),
-        mean=float(mixture.means[j]),
-        std=float(mixture.stds[j]),
-        weight=float(mixture.weights[j]),
-        members=members,
-        described=len(chosen),
-        sigma=float(counts.sigmas[mine].sum() / members) if members else None,
-    )
+def _components(counts, mixture, eps, min_samples, max_descriptors):
+    masks = [mixture.assignment == j for j in range(len(mixture.means))]
+    chosen = [counts.descriptor[mask[counts.bin]][:max_descriptors] for mask in masks]
+    if eps is None:
+        # One for the rack: its layers are compared by their numbers of clusters.
+        eps = neighbour_distance(chosen)
+    components = []
+    for j, mask in enumerate(masks):
+        members = int(counts.histogram[mask].sum())
+        components.append(
+            Component(
+                clusters=count_clusters(chosen[j], eps, min_samples),
+                mean=float(mixture.means[j]),
+                std=float(mixture.stds[j]),
+                weight=float(mixture.weights[j]),
+                members=members,
+                described=len(chosen[j]),
+                sigma=float(counts.sigmas[mask].sum() / members) if members else None,
+            )
+        )
+    return tuple(components)
 
 
 def _input_shape(shapes, data_format):

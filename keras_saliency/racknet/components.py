@@ -114,7 +114,8 @@ def find_components(histogram, bin_size=0.01, max_components=8, effective_size=E
 
     histogram = np.asarray(histogram)
     total = int(histogram.sum())
-    values = histogram_quantiles(histogram, bin_size, min(total, effective_size))
+    # Two, since scikit-learn fits nothing to a single value.
+    values = histogram_quantiles(histogram, bin_size, max(2, min(total, effective_size)))
     floor = (_MIN_WIDTH * bin_size) ** 2
     best, best_score = None, math.inf
     distinct = len(np.unique(values))

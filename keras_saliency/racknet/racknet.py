@@ -48,7 +48,7 @@ class RACKNet:
         min_share=0.01,
         bin_size=0.01,
         max_components=8,
-        eps=0.05,
+        eps=None,
         min_samples=2,
         max_descriptors=2000,
     ):
@@ -82,7 +82,8 @@ class RACKNet:
                 become a rack (observation 1).
             bin_size: float, bits, width of the bins of the entropy histogram (G table 3.3).
             max_components: int, the largest number of layers per rack that is offered.
-            eps: float, cosine distance of neighbours in DBSCAN.
+            eps: float, cosine distance of neighbours in DBSCAN. None for each octave's own: the
+                median distance of a descriptor from the nearest one of its component.
             min_samples: int, descriptors that make a cluster in DBSCAN.
             max_descriptors: int, descriptors that are clustered per component, a random sample.
 

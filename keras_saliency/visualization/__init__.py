@@ -1,6 +1,12 @@
 """One picture per question. Everything here needs matplotlib."""
 
 from keras_saliency.visualization.attention import plot_attention
+from keras_saliency.visualization.racknet import (
+    plot_design,
+    plot_entropies,
+    plot_keypoints,
+    plot_statistics,
+)
 from keras_saliency.visualization.sparsity import (
     plot_accuracy,
     plot_masks,
@@ -8,4 +14,14 @@ from keras_saliency.visualization.sparsity import (
     plot_weights,
 )
 
-__all__ = ["plot_accuracy", "plot_attention", "plot_masks", "plot_sensitivity", "plot_weights"]
+__all__ = [
+    "plot_accuracy",
+    "plot_attention",
+    "plot_design",
+    "plot_entropies",
+    "plot_keypoints",
+    "plot_masks",
+    "plot_sensitivity",
+    "plot_statistics",
+    "plot_weights",
+]

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from keras_saliency.racknet.clusters import count_clusters
+from keras_saliency.racknet.clusters import count_clusters, neighbour_distance
 from keras_saliency.racknet.components import (
     find_components,
     histogram_quantiles,
@@ -94,7 +94,7 @@ def blobs(directions, n=30, noise=0.01, dims=128):
 
 @pytest.mark.parametrize("directions", [1, 4, 9])
 def test_clusters_are_directions(directions):
-    assert count_clusters(blobs(directions)) == directions
+    assert count_clusters(blobs(directions), 0.05) == directions
 
 
 def test_clusters_equal_those_of_cosine_distance():
@@ -107,7 +107,22 @@ def test_clusters_equal_those_of_cosine_distance():
 
 
 def test_no_clusters():
-    assert count_clusters(np.zeros((0, 128), "uint8")) == 0
-    assert count_clusters(np.zeros((5, 128), "uint8")) == 0
-    assert count_clusters(np.eye(5)) == 0
-    assert count_clusters(np.ones((1, 4))) == 0
+    assert count_clusters(np.zeros((0, 128), "uint8"), 0.05) == 0
+    assert count_clusters(np.zeros((5, 128), "uint8"), 0.05) == 0
+    assert count_clusters(np.eye(5), 0.05) == 0
+    assert count_clusters(np.ones((1, 4)), 0.05) == 0
+
+
+def test_the_distance_of_neighbours_is_the_median_over_all_groups():
+    from scipy.spatial.distance import cdist
+
+    rng = np.random.default_rng(0)
+    groups = [rng.gamma(0.5, size=(n, 16)) for n in (700, 31)]
+    nearest = []
+    for group in groups:
+        distances = cdist(group, group, "cosine")
+        np.fill_diagonal(distances, np.inf)
+        nearest.extend(distances.min(1))
+    np.testing.assert_allclose(neighbour_distance(groups), np.median(nearest), rtol=1e-4)
+    assert neighbour_distance([np.ones((5, 3)), np.ones((1, 3))]) == 1e-4
+    assert neighbour_distance([np.zeros((0, 3))]) == 1e-4
