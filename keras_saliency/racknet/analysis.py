@@ -38,6 +38,7 @@ class Found(NamedTuple):
     Attributes:
         shapes: list of (height, width, channels), one per image that could be read.
         skipped: list of (number, reason).
+        clipped: int, images with pixels far outside the value range.
         number, octave, sigma, bin, priority, descriptor: arrays, one entry per keypoint.
         samples: list of `Sample`.
         features, entropy, read: float, seconds.
@@ -45,6 +46,7 @@ class Found(NamedTuple):
 
     shapes: list
     skipped: list
+    clipped: int
     number: np.ndarray
     octave: np.ndarray
     sigma: np.ndarray
@@ -77,6 +79,7 @@ def analyze_chunk(chunk, settings, samples):
     """Keypoints and their entropies of the images of one chunk; runs in the workers."""
     shapes, skipped, kept, rows = [], [], [], []
     features = entropy = read = 0.0
+    clipped, (low, high) = 0, settings.value_range
     for number, image in zip(chunk.numbers, chunk.images, strict=True):
         start = time.perf_counter()
         if settings.is_folder:
@@ -89,6 +92,8 @@ def analyze_chunk(chunk, settings, samples):
             skipped.append((number, "it holds NaN or infinity"))
             continue
         shapes.append(image.shape)
+        if image.dtype != np.uint8:
+            clipped += bool(max(low - image.min(), image.max() - high) > 0.1 * (high - low))
         grey, factor = enlarge(to_grey(image, settings.value_range))
         begin = time.perf_counter()
         found = settings.detector(grey)
@@ -117,7 +122,7 @@ def analyze_chunk(chunk, settings, samples):
                 )
             )
     columns = [np.concatenate(column) for column in zip(*rows, strict=True)] if rows else [None] * 6
-    return Found(shapes, skipped, *columns, kept, features, entropy, read)
+    return Found(shapes, skipped, clipped, *columns, kept, features, entropy, read)
 
 
 class _OctaveCounts:
@@ -245,13 +250,14 @@ def analyze(
     octaves = {}
     bins = int(_MAX_BITS // bin_size) + 1
     shapes, skipped, samples = set(), [], []
-    images = 0
+    images = clipped = 0
     with _progress(verbose, reader.total) as bar:
         results = _run(_chain(first, chunks), settings, n_jobs, detector.engine)
         for found in results:
             shapes.update(found.shapes)
             images += len(found.shapes)
             skipped += found.skipped
+            clipped += found.clipped
             samples += found.samples[: _SAMPLES - len(samples)]
             for name in ("read", "features", "entropy"):
                 seconds[name] += getattr(found, name)
@@ -268,8 +274,14 @@ def analyze(
             f"{len(skipped)} of {images + len(skipped)} images were skipped, the first (number "
             f"{skipped[0][0]}) because: {skipped[0][1]}"
         )
+    if clipped:
+        notes.append(
+            f"{clipped} images have pixels far outside {value_range} and were clipped; pass the "
+            "`value_range` of the data"
+        )
     if not images:
         raise ValueError(f"`dataset` holds no image that can be used: {notes[-1]}")
+    input_shape = _input_shape(shapes, data_format)
     counted = {index: int(octaves[index].histogram.sum()) for index in sorted(octaves)}
     total = sum(counted.values())
     if not total:
@@ -320,7 +332,7 @@ def analyze(
         warnings.warn(f"RACKNet: {note}", UserWarning, stacklevel=3)
     statistics = DatasetStatistics(
         octaves=tuple(results),
-        input_shape=_input_shape(shapes, data_format),
+        input_shape=input_shape,
         num_classes=reader.labels.num_classes,
         images=images,
         images_seen=reader.seen,
@@ -377,6 +389,13 @@ def _run(chunks, settings, n_jobs, engine):
     )
     before = set(threading.enumerate())
     results = parallel(tasks)
+    threads = None
+    if engine == "opencv" and joblib.effective_n_jobs(n_jobs) > 1:
+        import cv2
+
+        # Each worker keeps to one thread; OpenCV's own would fight over the same cores.
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
     try:
         yield from results
     except BaseException:
@@ -387,6 +406,9 @@ def _run(chunks, settings, n_jobs, engine):
         for thread in set(threading.enumerate()) - before:
             thread.join(max(0.0, deadline - time.monotonic()))
         raise
+    finally:
+        if threads is not None:
+            cv2.setNumThreads(threads)
 
 
 def _components(counts, mixture, eps, min_samples, max_descriptors):

@@ -169,7 +169,10 @@ def build_network(
                 continue
             x = layers.Conv2D(**common)(x)
             if normalization == "batch":
-                x = layers.BatchNormalization(axis=channel_axis, name=f"rack{i}_norm{j}")(x)
+                # Keras's momentum of 0.99 needs hundreds of steps before a model can be judged.
+                x = layers.BatchNormalization(
+                    axis=channel_axis, momentum=0.9, name=f"rack{i}_norm{j}"
+                )(x)
             if activation == "maxout":
                 x = Maxout(2, axis=channel_axis, name=f"rack{i}_maxout{j}")(x)
             else:

@@ -95,8 +95,8 @@ class RACKNet:
                 or no image has a keypoint.
 
         Warns:
-            UserWarning: when images were skipped (broken files, NaN), are very small, when the
-                range of the pixels had to be assumed, or when there are few keypoints.
+            UserWarning: when images were skipped (broken files, NaN), are very small or outside the
+                range of the pixels, when this had to be assumed, or when there are few keypoints.
 
         Example:
 

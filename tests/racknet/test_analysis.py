@@ -128,6 +128,14 @@ def test_an_unusual_range_is_assumed_aloud_and_can_be_given():
     assert notes(wide, value_range=(0, 16))[1] == ""
 
 
+def test_pixels_outside_the_range_are_clipped_aloud():
+    # The range is that of the first 64 images.
+    batches = [X[:64] / 255.0, X[64:94].astype("float64")]
+    found, said = notes(iter(batches), max_images=None)
+    assert found.value_range == (0.0, 1.0)
+    assert "30 images have pixels far outside (0.0, 1.0)" in said
+
+
 def test_a_grey_image_in_three_channels_is_the_same(stats):
     coloured = np.repeat(X[..., None], 3, axis=-1)
     found = analyze((coloured, Y), engine="opencv")
@@ -244,7 +252,7 @@ def test_memory_does_not_grow_with_the_data():
     def peak(n):
         def stream():
             for _ in range(n):
-                yield X[:60]
+                yield X[:30]
 
         tracemalloc.start()
         analyze(stream(), engine="opencv", max_images=None, max_descriptors=20)
@@ -253,7 +261,7 @@ def test_memory_does_not_grow_with_the_data():
         return found
 
     peak(1)
-    assert peak(12) < 1.5 * peak(3) + 1e6
+    assert peak(9) < 1.5 * peak(3) + 5e5
 
 
 # ---- seeds and workers -------------------------------------------------------------------
@@ -318,8 +326,8 @@ def test_build_learns_digits():
         metrics=["accuracy"],
         jit_compile=False,
     )
-    model.fit(x[:1400], y[:1400], batch_size=100, epochs=4, verbose=0)
-    assert model.evaluate(x[1400:], y[1400:], batch_size=397, verbose=0)[1] > 0.75
+    model.fit(x[:600], y[:600], batch_size=50, epochs=5, verbose=0)
+    assert model.evaluate(x[1400:], y[1400:], batch_size=397, verbose=0)[1] > 0.6
 
 
 def test_build_takes_the_arguments_of_both_steps():
