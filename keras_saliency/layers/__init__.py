@@ -33,6 +33,7 @@ from keras_saliency.layers.peers import (
 )
 from keras_saliency.layers.recurrent_conv import RecurrentConv2D
 from keras_saliency.layers.san import SANAttention
+from keras_saliency.layers.xm2a import XM2AHeads
 
 __all__ = [
     "BAM",
@@ -63,5 +64,6 @@ __all__ = [
     "RecurrentConv2D",
     "SANAttention",
     "SqueezeExcite",
+    "XM2AHeads",
     "get_attention",
 ]

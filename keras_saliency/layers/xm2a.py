@@ -1,0 +1,565 @@
+"""XM2A: multi-scale attention heads that talk to each other, at a cost linear in time."""
+
+import math
+
+import keras
+from keras import ops
+
+VARIANTS = ("xm2a", "msmsa", "exp", "pool", "exp-pool", "hybrid")
+TALKS = ("scale", "self", "input")
+DESCRIPTORS = ("average", "maximum")
+NORMALIZATIONS = ("layer", "batch", None)
+
+
+def head_windows(variant, num_heads):
+    """Return the pooling window and the kernel window of each head (G table 7.1).
+
+    Args:
+        variant: `"xm2a"` (window h), `"msmsa"` (2h - 1), `"exp"` (2^(h-1)), `"pool"` (pooling of
+            h, window 1), `"exp-pool"` (pooling of 2^(h-1), window 1) or `"hybrid"` (pooling of
+            ceil(2^(h-1) / h), window h).
+        num_heads: Integer, H; heads are counted h = 1..H.
+
+    Returns:
+        List of H pairs `(pooling window, kernel window)`, in time steps.
+    """
+    rules = {
+        "xm2a": lambda h: (1, h),
+        "msmsa": lambda h: (1, 2 * h - 1),
+        "exp": lambda h: (1, 2 ** (h - 1)),
+        "pool": lambda h: (h, 1),
+        "exp-pool": lambda h: (2 ** (h - 1), 1),
+        "hybrid": lambda h: (math.ceil(2 ** (h - 1) / h), h),
+    }
+    if variant not in rules:
+        raise ValueError(f"`variant` must be one of {VARIANTS}. Received: variant={variant!r}")
+    return [rules[variant](h) for h in range(1, num_heads + 1)]
+
+
+def window_sums(x, sizes):
+    """Sum `x` over windows of each size around every time step.
+
+    A window of size w covers the steps t - (w - 1) // 2 to t + w // 2, as `same` padding does;
+    steps outside count as zero. Windows are put together from windows of powers of two, so a
+    window of w costs at most 2 log2(w) additions, and no large partial sum is ever subtracted.
+
+    Args:
+        x: Tensor of shape `(batch, time, channels)`.
+        sizes: Iterable of integers >= 1.
+
+    Returns:
+        Dict from each size to a tensor of the shape of `x`.
+    """
+    sizes = sorted(set(sizes))
+    steps = ops.shape(x)[1]
+    left, right = (sizes[-1] - 1) // 2, sizes[-1] // 2
+    # powers[p][:, t] is the sum of the 2**p steps that begin at padded step t.
+    powers = [ops.pad(x, [[0, 0], [left, right], [0, 0]])]
+    while 2 ** len(powers) <= sizes[-1]:
+        last, half = powers[-1], 2 ** (len(powers) - 1)
+        powers.append(last[:, :-half] + last[:, half:])
+    sums = {}
+    for size in sizes:
+        start, total = left - (size - 1) // 2, None
+        for p, part in enumerate(powers):
+            if size >> p & 1:
+                part = part[:, start : start + steps]
+                total = part if total is None else total + part
+                start += 2**p
+        sums[size] = total
+    return sums
+
+
+def shifted_means(x, offsets, valid=None, count=None):
+    """Average over time of `x` shifted by each offset: mean over the steps t of `x[t + offset]`.
+
+    The mean over time of a convolution is the convolution's kernel applied to these means, which
+    spares the convolution itself.
+
+    Args:
+        x: Tensor of shape `(batch, time, channels)`, zero at the steps that do not count.
+        offsets: Range of consecutive integers.
+        valid: Optional tensor of shape `(batch, time, 1)`, 1 at the steps t that count.
+        count: Number of steps that count, a number or a tensor of shape `(batch, 1, 1)`.
+
+    Returns:
+        Tensor of shape `(batch, len(offsets), channels)`.
+    """
+    steps = ops.shape(x)[1]
+    index = ops.arange(steps)[None, :] - ops.reshape(ops.convert_to_tensor(list(offsets)), (-1, 1))
+    inside = ops.logical_and(index >= 0, index < steps)
+    if valid is None:
+        weights = ops.cast(inside, x.dtype)[None]
+        weights = ops.broadcast_to(weights, (ops.shape(x)[0], len(offsets), steps))
+    else:
+        weights = ops.take(valid[..., 0], ops.clip(index, 0, steps - 1), axis=1)
+        weights = weights * ops.cast(inside, x.dtype)
+    return ops.matmul(weights, x) / count
+
+
+def _exponentials(query, key):
+    """Return exp(query * key) scaled so that the largest over time is 1: nothing overflows."""
+    highest = ops.max(key, axis=1, keepdims=True)[..., None]
+    lowest = ops.min(key, axis=1, keepdims=True)[..., None]
+    query = query[:, None]
+    reference = ops.where(query >= 0, highest, lowest)
+    return ops.exp(query * (key[..., None] - reference))
+
+
+def _mask(query, key, count, valid):
+    weights = _exponentials(query, key)
+    if valid is not None:
+        weights = weights * valid[..., None]
+    # The largest weight is 1, so only a series without a valid step has a total below 1.
+    return weights * (count / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1.0))
+
+
+def _recomputed_mask(query, key, count, valid):
+    """Do what `_mask` does, and keep nothing of the size of the mask for the backward pass."""
+
+    def forward(query, key, count, *valid):
+        def weights():
+            w = _exponentials(query, key)
+            return w * valid[0][..., None] if valid else w
+
+        w = weights()
+        rate = count / ops.maximum(ops.sum(w, axis=1, keepdims=True), 1.0)
+
+        def backward(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            w = weights()
+            gated = w * upstream
+            column = key[..., None]
+            mean = ops.sum(gated, axis=1, keepdims=True) * (rate / count)
+            d_query = ops.sum(gated * column, axis=1) - mean[:, 0] * ops.sum(w * column, axis=1)
+            d_query = d_query * rate[:, 0]
+            d_key = ops.sum((gated - w * mean) * (query[:, None] * rate), axis=-1)
+            if key.shape[-1] == 1:
+                d_key = ops.sum(d_key, axis=-1, keepdims=True)
+            return d_query, d_key, ops.zeros_like(count), *map(ops.zeros_like, valid)
+
+        return w * rate, backward
+
+    return ops.custom_gradient(forward)(query, key, count, *(() if valid is None else (valid,)))
+
+
+def talking_masks(pairs, count, valid=None, remat=True):
+    """Sum over pairs of the softmax over time of query times key (G equations 7.7 and 7.8).
+
+    With `remat`, the exponentials of a pair are computed again in the backward pass: a sum of P
+    pairs then needs the memory of one, in training as in inference.
+
+    Args:
+        pairs: List of `(query, key)`, `query` of shape `(batch, heads, key_dim)` and `key` of
+            shape `(batch, time, heads)` or `(batch, time, 1)`, float32.
+        count: Number of valid steps, shape `(batch or 1, 1, 1, 1)`.
+        valid: Optional tensor of shape `(batch, time, 1)`: 1 for a step, 0 for padding.
+        remat: Whether the backward pass recomputes the exponentials.
+
+    Returns:
+        Tensor of shape `(batch, time, heads, key_dim)`: `count` times the sum of the masks, so
+        that its mean over time is the number of pairs, however long the series.
+    """
+    total = None
+    for query, key in pairs:
+        # The softmax does not see a constant; around their mean keys keep more digits, and the
+        # zero at padded steps never exceeds the largest valid key.
+        if valid is None:
+            key = key - ops.mean(key, axis=1, keepdims=True)
+        else:
+            steps = ops.maximum(ops.sum(valid, axis=1, keepdims=True), 1.0)
+            key = (key - ops.sum(key * valid, axis=1, keepdims=True) / steps) * valid
+        part = (_recomputed_mask if remat else _mask)(query, key, count, valid)
+        total = part if total is None else total + part
+    return total
+
+
+@keras.saving.register_keras_serializable(package="keras_saliency")
+class XM2AHeads(keras.layers.Layer):
+    """Multi-scale multi-head attention with cross-talk between the heads (G chapter 7).
+
+    A replacement for multi-head self-attention on time series whose time and memory grow
+    linearly with the length of the series, where dot-product attention grows quadratically.
+    Head h looks at the series through convolutions of its own window (table 7.1) and describes it
+    twice: a query per kernel, averaged over time, and a key per time step, averaged over kernels.
+    The query of each head meets the key of every head; each meeting is a softmax over time, and
+    their sum weighs the values of the head:
+
+        q_h[v] = mean over t of Q_h[t, v]        k_h[t] = mean over v of K_h[t, v]     (7.5, 7.6)
+        M_{h1,h2} = softmax over t of q_{h1} k_{h2}^T                                 (7.8)
+        Y_{h1} = norm(sum over h2 of M_{h1,h2} * V_{h1})                        (7.9, 7.10)
+        output = concat(Y_1, ..., Y_H) W^O                                            (7.11)
+
+    Where the text is silent: convolutions are linear and padded with zeros (`same`); the keys have
+    no bias, because the softmax over time does not see one; with averages, Q_h and K_h are never
+    formed, since the mean of a convolution is a convolution of means; the normalisation sees Y_h
+    times the number of time steps, so that its `epsilon` does not depend on the length.
+
+    Args:
+        num_heads: Integer, H.
+        key_dim: Integer, kernels of each head, d.
+        variant: Windows of the heads, table 7.1: `"xm2a"` h; `"msmsa"` 2h - 1; `"exp"` 2^(h-1);
+            `"pool"` average pooling of h, then window 1; `"exp-pool"` pooling of 2^(h-1), then
+            window 1; `"hybrid"` pooling of ceil(2^(h-1) / h), then window h. Pooling averages
+            the steps that exist.
+        talk: `"scale"`: every head with every head (7.8). `"self"`: each head with itself (7.7).
+            `"input"`: each head's query with the key of the input, and the query of the
+            input with each head's key, after a projection of the input to `key_dim` (7.6.4.3).
+        descriptor: `"average"` or `"maximum"`, how queries and keys summarise.
+        normalization: `"layer"` over the kernels of each head, `"batch"`, or `None`.
+        output_dim: Integer, size of the output; default: the variates of the input.
+        share_projections: Whether one convolution per head serves as query, key and value.
+        dropout: Float in [0, 1), share of the summed masks' elements dropped in training.
+        use_bias: Whether queries, values and the output projection have biases.
+        epsilon: Float, added to the variance in the normalisation.
+        remat: Whether training computes the masks again in the backward pass, through a custom
+            gradient, instead of keeping all H^2 of them. Memory is linear in H * time either
+            way in inference; set it to `False` for forward-mode or second derivatives.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
+            kernel_constraint, bias_constraint: For the convolutions and the output projection.
+        activity_regularizer: Regularizer of the output.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, time, variates)`. Any length works, shorter than a
+            window too; a single step gets weight 1 from every partner.
+        mask: Optional boolean tensor of shape `(batch, time)`, `True` for a step that exists.
+            Padded steps count as zeros to the convolutions, are left out of pooling, descriptors,
+            softmax and statistics, and change nothing elsewhere.
+        training: Whether dropout and batch statistics are on.
+        return_attention_scores: Whether to return `(output, scores)`.
+
+    Input shape:
+        `(batch, time, variates)`.
+
+    Output shape:
+        `(batch, time, output_dim)`; scores: the masks summed over the partners, `(batch,
+        num_heads, time, key_dim)`. Over time each sums to H (`"scale"`), 1 (`"self"`) or
+        2 (`"input"`); before dropout.
+
+    Raises:
+        ValueError: If an argument is out of range, or the input is not of rank 3, has no time
+            step, or has an unknown or empty last axis.
+
+    Example:
+
+    >>> x = keras.random.normal((2, 100, 6))
+    >>> y, scores = XM2AHeads(num_heads=4, key_dim=8)(x, return_attention_scores=True)
+    >>> y.shape, scores.shape
+    ((2, 100, 6), (2, 4, 100, 8))
+    """
+
+    def __init__(
+        self,
+        num_heads=8,
+        key_dim=64,
+        variant="xm2a",
+        talk="scale",
+        descriptor="average",
+        normalization="layer",
+        output_dim=None,
+        share_projections=False,
+        dropout=0.0,
+        use_bias=True,
+        epsilon=1e-6,
+        remat=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        for name, value in (("num_heads", num_heads), ("key_dim", key_dim)):
+            _check_positive(name, value)
+        if output_dim is not None:
+            _check_positive("output_dim", output_dim)
+        for name, value, known in (
+            ("variant", variant, VARIANTS),
+            ("talk", talk, TALKS),
+            ("descriptor", descriptor, DESCRIPTORS),
+            ("normalization", normalization, NORMALIZATIONS),
+        ):
+            if value not in known:
+                raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}")
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float):
+            raise ValueError(f"`dropout` must be a float in [0, 1). Received: dropout={dropout!r}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}")
+        if not isinstance(epsilon, int | float) or not epsilon > 0:
+            raise ValueError(f"`epsilon` must be a positive float. Received: epsilon={epsilon!r}")
+        self.num_heads = num_heads
+        self.key_dim = key_dim
+        self.variant = variant
+        self.talk = talk
+        self.descriptor = descriptor
+        self.normalization = normalization
+        self.output_dim = output_dim
+        self.share_projections = bool(share_projections)
+        self.dropout = float(dropout)
+        self.use_bias = bool(use_bias)
+        self.epsilon = float(epsilon)
+        self.remat = bool(remat)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.windows = head_windows(variant, num_heads)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        self._check_shape(input_shape)
+        variates = input_shape[-1]
+        width = self.num_heads * self.key_dim
+        self.value_kernels = self._head_kernels("value", variates)
+        self.value_bias = self._bias("value_bias", width)
+        if self.share_projections:
+            self.query_kernels = self.key_kernels = self.value_kernels
+            self.query_bias = self.value_bias
+        else:
+            self.query_kernels = self._head_kernels("query", variates)
+            self.key_kernels = self._head_kernels("key", variates)
+            self.query_bias = self._bias("query_bias", width)
+        if self.talk == "input":
+            self.input_kernel = self._kernel("input_kernel", (variates, self.key_dim))
+            self.input_bias = self._bias("input_bias", self.key_dim)
+        self.norm = None
+        if self.normalization == "batch":
+            self.norm = keras.layers.BatchNormalization(
+                epsilon=self.epsilon, dtype=self.dtype_policy, name="norm"
+            )
+            self.norm.build((None, None, width))
+        elif self.normalization == "layer":
+            self.gamma = self.add_weight(
+                name="gamma", shape=(self.num_heads, self.key_dim), initializer="ones"
+            )
+            self.beta = self.add_weight(
+                name="beta", shape=(self.num_heads, self.key_dim), initializer="zeros"
+            )
+        self.dropout_layer = keras.layers.Dropout(self.dropout, dtype="float32", name="dropout")
+        self.dropout_layer.build((None, None, self.num_heads, self.key_dim))
+        output_dim = variates if self.output_dim is None else self.output_dim
+        self.output_kernel = self._kernel("output_kernel", (width, output_dim))
+        self.output_bias = self._bias("output_bias", output_dim)
+
+    def _kernel(self, name, shape):
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            # A clone: an initializer gives the same values whenever it is asked twice.
+            initializer=self.kernel_initializer.clone()
+            if isinstance(self.kernel_initializer, keras.initializers.Initializer)
+            else self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+
+    def _head_kernels(self, role, variates):
+        return [
+            self._kernel(f"{role}_kernel_{h}", (window, variates, self.key_dim))
+            for h, (_, window) in enumerate(self.windows, start=1)
+        ]
+
+    def _bias(self, name, size):
+        if not self.use_bias:
+            return None
+        return self.add_weight(
+            name=name,
+            shape=(size,),
+            initializer=self.bias_initializer,
+            regularizer=self.bias_regularizer,
+            constraint=self.bias_constraint,
+        )
+
+    def call(self, inputs, mask=None, training=None, return_attention_scores=False):
+        self._check_shape(inputs.shape)
+        valid = None if mask is None else ops.cast(mask, "float32")[..., None]
+        if valid is None:
+            count = ops.cast(ops.reshape(ops.shape(inputs)[1], (1, 1, 1)), "float32")
+        else:
+            count = ops.maximum(ops.sum(valid, axis=1, keepdims=True), 1.0)
+            # `where`, because padding may hold anything, infinities too.
+            inputs = ops.where(mask[..., None], inputs, ops.zeros_like(inputs))
+        wide = ops.cast(inputs, "float32")
+        views = self._views(wide, valid)
+
+        values = self._convolve(views, self.value_kernels)
+        values = self._add_bias(values, self.value_bias)
+        values = ops.cast(self._split(values), "float32")
+        queries, keys = self._describe(views, values, valid, count)
+        pairs = self._pairs(queries, keys, wide, valid, count)
+        masks = talking_masks(pairs, count[..., None], valid, self.remat)
+
+        weighted = self.dropout_layer(masks, training=training) * values
+        output = ops.cast(self._normalize(weighted, count, mask, training), self.compute_dtype)
+        output = self._add_bias(ops.matmul(output, self.output_kernel), self.output_bias)
+        if not return_attention_scores:
+            return output
+        scores = ops.transpose(masks / count[..., None], (0, 2, 1, 3))
+        return output, ops.cast(scores, self.compute_dtype)
+
+    def _views(self, wide, valid):
+        """Return what convolutions see: {pooling window: average-pooled input}, float32."""
+        sizes = {size for size, _ in self.windows}
+        if sizes == {1}:
+            return {1: wide}
+        present = ops.ones_like(wide[:1, :, :1]) if valid is None else valid
+        sums, present = window_sums(wide, sizes), window_sums(present, sizes)
+        views = {size: sums[size] / ops.maximum(present[size], 1.0) for size in sizes}
+        return views if valid is None else {size: v * valid for size, v in views.items()}
+
+    def _convolve(self, views, kernels):
+        return ops.concatenate(
+            [
+                ops.conv(ops.cast(views[size], self.compute_dtype), kernel, padding="same")
+                for (size, _), kernel in zip(self.windows, kernels, strict=True)
+            ],
+            axis=-1,
+        )
+
+    def _describe(self, views, values, valid, count):
+        """Return queries (batch, heads, key_dim) and keys (batch, time, heads), float32."""
+        if self.descriptor == "maximum":
+            queried = keyed = values
+            if not self.share_projections:
+                queried = self._convolve(views, self.query_kernels)
+                queried = ops.cast(self._split(self._add_bias(queried, self.query_bias)), "float32")
+                keyed = self._split(self._convolve(views, self.key_kernels))
+            return _time_maximum(queried, valid), ops.cast(ops.max(keyed, axis=-1), "float32")
+        if self.share_projections:
+            weighed = values if valid is None else values * valid[..., None]
+            return ops.sum(weighed, axis=1) / count, ops.mean(values, axis=-1)
+        queries, keys = self._mean_queries(views, valid, count), []
+        for (size, _), kernel in zip(self.windows, self.key_kernels, strict=True):
+            average = ops.mean(ops.cast(kernel, "float32"), axis=-1, keepdims=True)
+            keys.append(ops.conv(views[size], average, padding="same"))
+        return queries, ops.concatenate(keys, axis=-1)
+
+    def _mean_queries(self, views, valid, count):
+        """Mean over time of the query convolutions, as kernels applied to means of the input."""
+        reach, means = {}, {}
+        for size, window in self.windows:
+            reach[size] = max(window, reach.get(size, 1))
+        for size, widest in reach.items():
+            offsets = range(-((widest - 1) // 2), widest // 2 + 1)
+            means[size] = shifted_means(views[size], offsets, valid, count)
+        queries = []
+        for (size, window), kernel in zip(self.windows, self.query_kernels, strict=True):
+            first = (reach[size] - 1) // 2 - (window - 1) // 2
+            taps = ops.reshape(
+                means[size][:, first : first + window], (-1, math.prod(kernel.shape[:2]))
+            )
+            kernel = ops.reshape(ops.cast(kernel, "float32"), (-1, self.key_dim))
+            queries.append(ops.matmul(taps, kernel))
+        return self._split(self._add_bias(ops.concatenate(queries, axis=-1), self.query_bias))
+
+    def _pairs(self, queries, keys, wide, valid, count):
+        """Return who talks to whom, as pairs of queries and keys for `talking_masks`."""
+        if self.talk == "self":
+            return [(queries, keys)]
+        if self.talk == "scale":
+            return [(queries, keys[..., h : h + 1]) for h in range(self.num_heads)]
+        projected = ops.matmul(wide, ops.cast(self.input_kernel, "float32"))
+        projected = ops.cast(self._add_bias(projected, self.input_bias), "float32")
+        if self.descriptor == "maximum":
+            query = _time_maximum(projected, valid)
+            key = ops.max(projected, axis=-1, keepdims=True)
+        else:
+            weighed = projected if valid is None else projected * valid
+            query = ops.sum(weighed, axis=1) / count[:, 0]
+            key = ops.mean(projected, axis=-1, keepdims=True)
+        query = ops.broadcast_to(query[:, None], ops.shape(queries))
+        return [(queries, key), (query, keys)]
+
+    def _normalize(self, weighted, count, mask, training):
+        """Normalise and join the heads: (batch, time, heads, key_dim) to (batch, time, width)."""
+        if self.normalization is None:
+            return self._join(weighted / count[..., None])
+        if self.normalization == "batch":
+            return self.norm(self._join(weighted), training=training, mask=mask)
+        mean = ops.mean(weighted, axis=-1, keepdims=True)
+        weighted = weighted - mean
+        variance = ops.mean(ops.square(weighted), axis=-1, keepdims=True)
+        weighted = weighted * ops.rsqrt(variance + self.epsilon)
+        return self._join(weighted * self.gamma + self.beta)
+
+    def _split(self, x):
+        return ops.reshape(x, (*ops.shape(x)[:-1], self.num_heads, self.key_dim))
+
+    def _join(self, x):
+        return ops.reshape(x, (*ops.shape(x)[:-2], self.num_heads * self.key_dim))
+
+    def _add_bias(self, x, bias):
+        return x if bias is None else x + ops.cast(bias, x.dtype)
+
+    def _check_shape(self, shape):
+        if len(shape) != 3:
+            raise ValueError(
+                f"{type(self).__name__} expects an input of shape (batch, time, variates). "
+                f"Received: shape={tuple(shape)}"
+            )
+        if not shape[-1]:
+            raise ValueError(
+                "The last axis of the input, the variates, must be known and not empty. "
+                f"Received: shape={tuple(shape)}"
+            )
+        if shape[1] == 0:
+            raise ValueError(
+                f"The input must have at least one time step. Received: shape={tuple(shape)}"
+            )
+
+    def compute_output_shape(self, input_shape):
+        self._check_shape(input_shape)
+        return (*input_shape[:-1], self.output_dim or input_shape[-1])
+
+    def compute_output_spec(self, inputs, mask=None, training=None, return_attention_scores=False):
+        shape = self.compute_output_shape(inputs.shape)
+        output = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_attention_scores:
+            return output
+        scores = (shape[0], self.num_heads, shape[1], self.key_dim)
+        return output, keras.KerasTensor(scores, dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "key_dim": self.key_dim,
+            "variant": self.variant,
+            "talk": self.talk,
+            "descriptor": self.descriptor,
+            "normalization": self.normalization,
+            "output_dim": self.output_dim,
+            "share_projections": self.share_projections,
+            "dropout": self.dropout,
+            "use_bias": self.use_bias,
+            "epsilon": self.epsilon,
+            "remat": self.remat,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+        }
+
+
+def _time_maximum(x, valid):
+    """Maximum over time of the valid steps; 0 for a series that has none."""
+    if valid is None:
+        return ops.max(x, axis=1)
+    valid = ops.reshape(valid, (*ops.shape(valid)[:2], *[1] * (len(x.shape) - 2)))
+    highest = ops.max(ops.where(valid > 0, x, -3e38), axis=1)
+    return ops.where(ops.max(valid, axis=1) > 0, highest, 0.0)
+
+
+def _check_positive(name, value):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
