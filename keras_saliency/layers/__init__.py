@@ -27,9 +27,12 @@ from keras_saliency.layers.maxout import Maxout
 from keras_saliency.layers.peers import (
     BAM,
     CBAM,
+    MSMSA,
     ConcurrentSpatialChannelSE,
     RecurrentAttention,
+    SelfAttention,
     SqueezeExcite,
+    TransformerBlock,
 )
 from keras_saliency.layers.recurrent_conv import RecurrentConv2D
 from keras_saliency.layers.san import SANAttention
@@ -38,6 +41,7 @@ from keras_saliency.layers.xm2a import XM2AHeads
 __all__ = [
     "BAM",
     "CBAM",
+    "MSMSA",
     "ConcurrentSpatialChannelSE",
     "MaskedConv",
     "MaskedConv1D",
@@ -63,7 +67,9 @@ __all__ = [
     "RecurrentAttention",
     "RecurrentConv2D",
     "SANAttention",
+    "SelfAttention",
     "SqueezeExcite",
+    "TransformerBlock",
     "XM2AHeads",
     "get_attention",
 ]

@@ -5,17 +5,22 @@ from functools import partial
 from keras_saliency.layers.peers import (
     BAM,
     CBAM,
+    MSMSA,
     ConcurrentSpatialChannelSE,
     RecurrentAttention,
+    SelfAttention,
     SqueezeExcite,
+    TransformerBlock,
 )
 from keras_saliency.layers.san import SANAttention
+from keras_saliency.layers.xm2a import XM2AHeads
 
 # Name -> callable that returns a layer; a `partial` of a class holds the arguments of a variant.
 # Names are lower case with hyphens.
 ATTENTIONS = {
     "bam": BAM,
     "cbam": CBAM,
+    "msmsa": MSMSA,
     "ran": RecurrentAttention,
     "san": SANAttention,
     "san-c": SANAttention,
@@ -23,6 +28,9 @@ ATTENTIONS = {
     "san-depthwise": partial(SANAttention, smoothing="depthwise"),
     "scse": ConcurrentSpatialChannelSE,
     "se": SqueezeExcite,
+    "self": SelfAttention,
+    "transformer": TransformerBlock,
+    "xm2a": XM2AHeads,
 }
 
 
@@ -58,6 +66,10 @@ def get_attention(name, /, **kwargs):
             | `"san"`, `"san-c"` | `SANAttention` |
             | `"san-d"` | `SANAttention` with `dilation_rate=4` |
             | `"san-depthwise"` | `SANAttention` with `smoothing="depthwise"` |
+            | `"xm2a"` | `XM2AHeads`, for sequences |
+            | `"msmsa"` | `MSMSA`, for sequences |
+            | `"self"` | `SelfAttention`, for sequences |
+            | `"transformer"` | `TransformerBlock`, for sequences |
         **kwargs: Constructor arguments of the layer; `name=` among them is the layer's own name.
 
     Returns:

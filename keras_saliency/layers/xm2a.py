@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from keras_saliency.layers.convolution_heads import ConvolutionHeads, check_series, convolve
+
 VARIANTS = ("xm2a", "msmsa", "exp", "pool", "exp-pool", "hybrid")
 TALKS = ("scale", "self", "input")
 DESCRIPTORS = ("average", "maximum")
@@ -99,17 +101,16 @@ def shifted_means(x, offsets, valid=None, count=None):
 
 def _exponentials(query, key):
     """Return exp(query * key) scaled so that the largest over time is 1: nothing overflows."""
-    highest = ops.max(key, axis=1, keepdims=True)[..., None]
-    lowest = ops.min(key, axis=1, keepdims=True)[..., None]
-    query = query[:, None]
-    reference = ops.where(query >= 0, highest, lowest)
-    return ops.exp(query * (key[..., None] - reference))
+    highest, lowest = ops.amax(key, axis=1), ops.amin(key, axis=1)
+    reference = ops.where(query >= 0, highest[:, None], lowest[:, None])
+    # Differences of keys first: large products would cancel and lose their digits.
+    return ops.exp(query[:, None] * (key[:, :, None] - reference[:, None]))
 
 
 def _mask(query, key, count, valid):
     weights = _exponentials(query, key)
     if valid is not None:
-        weights = weights * valid[..., None]
+        weights = weights * valid
     # The largest weight is 1, so only a series without a valid step has a total below 1.
     return weights * (count / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1.0))
 
@@ -120,26 +121,25 @@ def _recomputed_mask(query, key, count, valid):
     def forward(query, key, count, *valid):
         def weights():
             w = _exponentials(query, key)
-            return w * valid[0][..., None] if valid else w
+            return w * valid[0] if valid else w
 
         w = weights()
-        rate = count / ops.maximum(ops.sum(w, axis=1, keepdims=True), 1.0)
+        total = ops.maximum(ops.sum(w, axis=1, keepdims=True), 1.0)
 
         def backward(*args, upstream=None):
             if upstream is None:
                 (upstream,) = args
+            # With m = w / total: d_logits = m (g - sum over time of m g), g = count * upstream.
             w = weights()
             gated = w * upstream
-            column = key[..., None]
-            mean = ops.sum(gated, axis=1, keepdims=True) * (rate / count)
-            d_query = ops.sum(gated * column, axis=1) - mean[:, 0] * ops.sum(w * column, axis=1)
-            d_query = d_query * rate[:, 0]
-            d_key = ops.sum((gated - w * mean) * (query[:, None] * rate), axis=-1)
-            if key.shape[-1] == 1:
-                d_key = ops.sum(d_key, axis=-1, keepdims=True)
-            return d_query, d_key, ops.zeros_like(count), *map(ops.zeros_like, valid)
+            row = key[:, None]
+            mean = ops.sum(gated, axis=1, keepdims=True) / total
+            d_query = (ops.matmul(row, gated) - ops.matmul(row, w) * mean) * (count / total)
+            slope = ops.transpose(query[:, None] * (count / total), (0, 2, 1))
+            d_key = ops.matmul(gated, slope) - ops.matmul(w, slope * ops.transpose(mean, (0, 2, 1)))
+            return d_query[:, 0], d_key[..., 0], ops.zeros_like(count), *map(ops.zeros_like, valid)
 
-        return w * rate, backward
+        return w * (count / total), backward
 
     return ops.custom_gradient(forward)(query, key, count, *(() if valid is None else (valid,)))
 
@@ -151,15 +151,15 @@ def talking_masks(pairs, count, valid=None, remat=True):
     pairs then needs the memory of one, in training as in inference.
 
     Args:
-        pairs: List of `(query, key)`, `query` of shape `(batch, heads, key_dim)` and `key` of
-            shape `(batch, time, heads)` or `(batch, time, 1)`, float32.
-        count: Number of valid steps, shape `(batch or 1, 1, 1, 1)`.
+        pairs: List of `(query, key)`, `query` of shape `(batch, kernels)` and `key` of shape
+            `(batch, time)`, float32.
+        count: Number of valid steps, shape `(batch or 1, 1, 1)`.
         valid: Optional tensor of shape `(batch, time, 1)`: 1 for a step, 0 for padding.
         remat: Whether the backward pass recomputes the exponentials.
 
     Returns:
-        Tensor of shape `(batch, time, heads, key_dim)`: `count` times the sum of the masks, so
-        that its mean over time is the number of pairs, however long the series.
+        Tensor of shape `(batch, time, kernels)`: `count` times the sum of the masks, so that its
+        mean over time is the number of pairs, however long the series.
     """
     total = None
     for query, key in pairs:
@@ -168,15 +168,16 @@ def talking_masks(pairs, count, valid=None, remat=True):
         if valid is None:
             key = key - ops.mean(key, axis=1, keepdims=True)
         else:
-            steps = ops.maximum(ops.sum(valid, axis=1, keepdims=True), 1.0)
-            key = (key - ops.sum(key * valid, axis=1, keepdims=True) / steps) * valid
+            exists = valid[..., 0]
+            steps = ops.maximum(ops.sum(exists, axis=1, keepdims=True), 1.0)
+            key = (key - ops.sum(key * exists, axis=1, keepdims=True) / steps) * exists
         part = (_recomputed_mask if remat else _mask)(query, key, count, valid)
         total = part if total is None else total + part
     return total
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
-class XM2AHeads(keras.layers.Layer):
+class XM2AHeads(ConvolutionHeads):
     """Multi-scale multi-head attention with cross-talk between the heads (G chapter 7).
 
     A replacement for multi-head self-attention on time series whose time and memory grow
@@ -273,11 +274,21 @@ class XM2AHeads(keras.layers.Layer):
         bias_constraint=None,
         **kwargs,
     ):
-        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        for name, value in (("num_heads", num_heads), ("key_dim", key_dim)):
-            _check_positive(name, value)
-        if output_dim is not None:
-            _check_positive("output_dim", output_dim)
+        super().__init__(
+            num_heads,
+            key_dim,
+            output_dim,
+            dropout,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            kernel_regularizer,
+            bias_regularizer,
+            activity_regularizer,
+            kernel_constraint,
+            bias_constraint,
+            **kwargs,
+        )
         for name, value, known in (
             ("variant", variant, VARIANTS),
             ("talk", talk, TALKS),
@@ -286,123 +297,87 @@ class XM2AHeads(keras.layers.Layer):
         ):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}")
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float):
-            raise ValueError(f"`dropout` must be a float in [0, 1). Received: dropout={dropout!r}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}")
         if not isinstance(epsilon, int | float) or not epsilon > 0:
             raise ValueError(f"`epsilon` must be a positive float. Received: epsilon={epsilon!r}")
-        self.num_heads = num_heads
-        self.key_dim = key_dim
         self.variant = variant
         self.talk = talk
         self.descriptor = descriptor
         self.normalization = normalization
-        self.output_dim = output_dim
         self.share_projections = bool(share_projections)
-        self.dropout = float(dropout)
-        self.use_bias = bool(use_bias)
         self.epsilon = float(epsilon)
         self.remat = bool(remat)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
         self.windows = head_windows(variant, num_heads)
-        self.supports_masking = True
 
     def build(self, input_shape):
-        self._check_shape(input_shape)
-        variates = input_shape[-1]
-        width = self.num_heads * self.key_dim
-        self.value_kernels = self._head_kernels("value", variates)
+        super().build(input_shape)
+        variates, width = input_shape[-1], self.num_heads * self.key_dim
+        kernels = [window for _, window in self.windows]
+        self.value_kernels = self._head_kernels("value", kernels, variates)
         self.value_bias = self._bias("value_bias", width)
-        if self.share_projections:
-            self.query_kernels = self.key_kernels = self.value_kernels
-            self.query_bias = self.value_bias
-        else:
-            self.query_kernels = self._head_kernels("query", variates)
-            self.key_kernels = self._head_kernels("key", variates)
+        if not self.share_projections:
+            self.query_kernels = self._head_kernels("query", kernels, variates)
             self.query_bias = self._bias("query_bias", width)
+            self.key_kernels = self._head_kernels("key", kernels, variates)
         if self.talk == "input":
             self.input_kernel = self._kernel("input_kernel", (variates, self.key_dim))
             self.input_bias = self._bias("input_bias", self.key_dim)
-        self.norm = None
         if self.normalization == "batch":
             self.norm = keras.layers.BatchNormalization(
                 epsilon=self.epsilon, dtype=self.dtype_policy, name="norm"
             )
             self.norm.build((None, None, width))
         elif self.normalization == "layer":
+            shape = (self.num_heads, self.key_dim)
             self.gamma = self.add_weight(
-                name="gamma", shape=(self.num_heads, self.key_dim), initializer="ones"
+                name="gamma", shape=shape, initializer="ones", autocast=False
             )
             self.beta = self.add_weight(
-                name="beta", shape=(self.num_heads, self.key_dim), initializer="zeros"
+                name="beta", shape=shape, initializer="zeros", autocast=False
             )
-        self.dropout_layer = keras.layers.Dropout(self.dropout, dtype="float32", name="dropout")
-        self.dropout_layer.build((None, None, self.num_heads, self.key_dim))
-        output_dim = variates if self.output_dim is None else self.output_dim
-        self.output_kernel = self._kernel("output_kernel", (width, output_dim))
-        self.output_bias = self._bias("output_bias", output_dim)
-
-    def _kernel(self, name, shape):
-        return self.add_weight(
-            name=name,
-            shape=shape,
-            # A clone: an initializer gives the same values whenever it is asked twice.
-            initializer=self.kernel_initializer.clone()
-            if isinstance(self.kernel_initializer, keras.initializers.Initializer)
-            else self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
-
-    def _head_kernels(self, role, variates):
-        return [
-            self._kernel(f"{role}_kernel_{h}", (window, variates, self.key_dim))
-            for h, (_, window) in enumerate(self.windows, start=1)
-        ]
-
-    def _bias(self, name, size):
-        if not self.use_bias:
-            return None
-        return self.add_weight(
-            name=name,
-            shape=(size,),
-            initializer=self.bias_initializer,
-            regularizer=self.bias_regularizer,
-            constraint=self.bias_constraint,
-        )
 
     def call(self, inputs, mask=None, training=None, return_attention_scores=False):
-        self._check_shape(inputs.shape)
-        valid = None if mask is None else ops.cast(mask, "float32")[..., None]
-        if valid is None:
-            count = ops.cast(ops.reshape(ops.shape(inputs)[1], (1, 1, 1)), "float32")
-        else:
-            count = ops.maximum(ops.sum(valid, axis=1, keepdims=True), 1.0)
-            # `where`, because padding may hold anything, infinities too.
-            inputs = ops.where(mask[..., None], inputs, ops.zeros_like(inputs))
-        wide = ops.cast(inputs, "float32")
+        wide, valid, count = self._prepare(inputs, mask)
         views = self._views(wide, valid)
-
-        values = self._convolve(views, self.value_kernels)
-        values = self._add_bias(values, self.value_bias)
-        values = ops.cast(self._split(values), "float32")
+        values = self._values(views)
         queries, keys = self._describe(views, values, valid, count)
-        pairs = self._pairs(queries, keys, wide, valid, count)
-        masks = talking_masks(pairs, count[..., None], valid, self.remat)
-
+        masks = self._talk(queries, keys, wide, valid, count)
         weighted = self.dropout_layer(masks, training=training) * values
-        output = ops.cast(self._normalize(weighted, count, mask, training), self.compute_dtype)
-        output = self._add_bias(ops.matmul(output, self.output_kernel), self.output_bias)
+        output = self._project(self._normalize(weighted, count, mask, training))
         if not return_attention_scores:
             return output
         scores = ops.transpose(masks / count[..., None], (0, 2, 1, 3))
         return output, ops.cast(scores, self.compute_dtype)
+
+    def describe(self, inputs, mask=None):
+        """Return what the heads tell each other: their queries and keys (G 7.5, 7.6).
+
+        Args:
+            inputs: Tensor of shape `(batch, time, variates)`.
+            mask: Optional boolean tensor of shape `(batch, time)`.
+
+        Returns:
+            Tuple of float32 tensors: queries, `(batch, num_heads, key_dim)`, and keys,
+            `(batch, time, num_heads)`.
+        """
+        inputs = ops.convert_to_tensor(inputs)
+        if not self.built:
+            self.build(inputs.shape)
+        wide, valid, count = self._prepare(inputs, mask)
+        views = self._views(wide, valid)
+        return self._describe(views, self._values(views), valid, count)
+
+    def _prepare(self, inputs, mask):
+        """Return the input in float32 without its padding, the valid steps and their number."""
+        check_series(self, inputs.shape)
+        if mask is None:
+            count = ops.cast(ops.reshape(ops.shape(inputs)[1], (1, 1, 1)), "float32")
+            return ops.cast(inputs, "float32"), None, count
+        mask = ops.cast(mask, "bool")[..., None]
+        # `where`, because padding may hold anything, infinities too.
+        inputs = ops.where(mask, inputs, ops.zeros_like(inputs))
+        valid = ops.cast(mask, "float32")
+        count = ops.maximum(ops.sum(valid, axis=1, keepdims=True), 1.0)
+        return ops.cast(inputs, "float32"), valid, count
 
     def _views(self, wide, valid):
         """Return what convolutions see: {pooling window: average-pooled input}, float32."""
@@ -417,11 +392,15 @@ class XM2AHeads(keras.layers.Layer):
     def _convolve(self, views, kernels):
         return ops.concatenate(
             [
-                ops.conv(ops.cast(views[size], self.compute_dtype), kernel, padding="same")
+                convolve(ops.cast(views[size], self.compute_dtype), kernel)
                 for (size, _), kernel in zip(self.windows, kernels, strict=True)
             ],
             axis=-1,
         )
+
+    def _values(self, views):
+        values = self._add_bias(self._convolve(views, self.value_kernels), self.value_bias)
+        return ops.cast(self._split(values), "float32")
 
     def _describe(self, views, values, valid, count):
         """Return queries (batch, heads, key_dim) and keys (batch, time, heads), float32."""
@@ -431,14 +410,14 @@ class XM2AHeads(keras.layers.Layer):
                 queried = self._convolve(views, self.query_kernels)
                 queried = ops.cast(self._split(self._add_bias(queried, self.query_bias)), "float32")
                 keyed = self._split(self._convolve(views, self.key_kernels))
-            return _time_maximum(queried, valid), ops.cast(ops.max(keyed, axis=-1), "float32")
+            return _time_maximum(queried, valid), ops.cast(ops.amax(keyed, axis=-1), "float32")
         if self.share_projections:
             weighed = values if valid is None else values * valid[..., None]
             return ops.sum(weighed, axis=1) / count, ops.mean(values, axis=-1)
         queries, keys = self._mean_queries(views, valid, count), []
         for (size, _), kernel in zip(self.windows, self.key_kernels, strict=True):
-            average = ops.mean(ops.cast(kernel, "float32"), axis=-1, keepdims=True)
-            keys.append(ops.conv(views[size], average, padding="same"))
+            average = ops.mean(kernel, axis=-1, keepdims=True)
+            keys.append(convolve(views[size], average))
         return queries, ops.concatenate(keys, axis=-1)
 
     def _mean_queries(self, views, valid, count):
@@ -455,27 +434,38 @@ class XM2AHeads(keras.layers.Layer):
             taps = ops.reshape(
                 means[size][:, first : first + window], (-1, math.prod(kernel.shape[:2]))
             )
-            kernel = ops.reshape(ops.cast(kernel, "float32"), (-1, self.key_dim))
+            kernel = ops.reshape(kernel, (-1, self.key_dim))
             queries.append(ops.matmul(taps, kernel))
         return self._split(self._add_bias(ops.concatenate(queries, axis=-1), self.query_bias))
 
-    def _pairs(self, queries, keys, wide, valid, count):
-        """Return who talks to whom, as pairs of queries and keys for `talking_masks`."""
-        if self.talk == "self":
-            return [(queries, keys)]
+    def _talk(self, queries, keys, wide, valid, count):
+        """Return `count` times the summed masks, (batch, time, heads, key_dim)."""
+        joined = self._join(queries)
         if self.talk == "scale":
-            return [(queries, keys[..., h : h + 1]) for h in range(self.num_heads)]
-        projected = ops.matmul(wide, ops.cast(self.input_kernel, "float32"))
-        projected = ops.cast(self._add_bias(projected, self.input_bias), "float32")
+            pairs = [(joined, keys[..., h]) for h in range(self.num_heads)]
+            return self._split(talking_masks(pairs, count, valid, self.remat))
+        if self.talk == "self":
+            return self._talk_alone(queries, keys, valid, count)
+        projected = self._add_bias(ops.matmul(wide, self.input_kernel), self.input_bias)
         if self.descriptor == "maximum":
-            query = _time_maximum(projected, valid)
-            key = ops.max(projected, axis=-1, keepdims=True)
+            query, key = _time_maximum(projected, valid), ops.amax(projected, axis=-1)
         else:
             weighed = projected if valid is None else projected * valid
-            query = ops.sum(weighed, axis=1) / count[:, 0]
-            key = ops.mean(projected, axis=-1, keepdims=True)
+            query, key = ops.sum(weighed, axis=1) / count[:, 0], ops.mean(projected, axis=-1)
         query = ops.broadcast_to(query[:, None], ops.shape(queries))
-        return [(queries, key), (query, keys)]
+        heard = self._split(talking_masks([(joined, key)], count, valid, self.remat))
+        return heard + self._talk_alone(query, keys, valid, count)
+
+    def _talk_alone(self, queries, keys, valid, count):
+        """Let each query meet the key of its own head: heads become part of the batch."""
+        heads, steps = self.num_heads, ops.shape(keys)[1]
+        query = ops.reshape(queries, (-1, self.key_dim))
+        key = ops.reshape(ops.transpose(keys, (0, 2, 1)), (-1, steps))
+        if valid is not None:
+            valid, count = (ops.repeat(x, heads, axis=0) for x in (valid, count))
+        masks = talking_masks([(query, key)], count, valid, self.remat)
+        masks = ops.reshape(masks, (-1, heads, steps, self.key_dim))
+        return ops.transpose(masks, (0, 2, 1, 3))
 
     def _normalize(self, weighted, count, mask, training):
         """Normalise and join the heads: (batch, time, heads, key_dim) to (batch, time, width)."""
@@ -489,77 +479,26 @@ class XM2AHeads(keras.layers.Layer):
         weighted = weighted * ops.rsqrt(variance + self.epsilon)
         return self._join(weighted * self.gamma + self.beta)
 
-    def _split(self, x):
-        return ops.reshape(x, (*ops.shape(x)[:-1], self.num_heads, self.key_dim))
-
-    def _join(self, x):
-        return ops.reshape(x, (*ops.shape(x)[:-2], self.num_heads * self.key_dim))
-
-    def _add_bias(self, x, bias):
-        return x if bias is None else x + ops.cast(bias, x.dtype)
-
-    def _check_shape(self, shape):
-        if len(shape) != 3:
-            raise ValueError(
-                f"{type(self).__name__} expects an input of shape (batch, time, variates). "
-                f"Received: shape={tuple(shape)}"
-            )
-        if not shape[-1]:
-            raise ValueError(
-                "The last axis of the input, the variates, must be known and not empty. "
-                f"Received: shape={tuple(shape)}"
-            )
-        if shape[1] == 0:
-            raise ValueError(
-                f"The input must have at least one time step. Received: shape={tuple(shape)}"
-            )
-
-    def compute_output_shape(self, input_shape):
-        self._check_shape(input_shape)
-        return (*input_shape[:-1], self.output_dim or input_shape[-1])
-
-    def compute_output_spec(self, inputs, mask=None, training=None, return_attention_scores=False):
-        shape = self.compute_output_shape(inputs.shape)
-        output = keras.KerasTensor(shape, dtype=self.compute_dtype)
-        if not return_attention_scores:
-            return output
-        scores = (shape[0], self.num_heads, shape[1], self.key_dim)
-        return output, keras.KerasTensor(scores, dtype=self.compute_dtype)
+    def _scores_shape(self, input_shape):
+        return (input_shape[0], self.num_heads, input_shape[1], self.key_dim)
 
     def get_config(self):
         return {
             **super().get_config(),
-            "num_heads": self.num_heads,
-            "key_dim": self.key_dim,
             "variant": self.variant,
             "talk": self.talk,
             "descriptor": self.descriptor,
             "normalization": self.normalization,
-            "output_dim": self.output_dim,
             "share_projections": self.share_projections,
-            "dropout": self.dropout,
-            "use_bias": self.use_bias,
             "epsilon": self.epsilon,
             "remat": self.remat,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
         }
 
 
 def _time_maximum(x, valid):
     """Maximum over time of the valid steps; 0 for a series that has none."""
     if valid is None:
-        return ops.max(x, axis=1)
+        return ops.amax(x, axis=1)
     valid = ops.reshape(valid, (*ops.shape(valid)[:2], *[1] * (len(x.shape) - 2)))
-    highest = ops.max(ops.where(valid > 0, x, -3e38), axis=1)
-    return ops.where(ops.max(valid, axis=1) > 0, highest, 0.0)
-
-
-def _check_positive(name, value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    highest = ops.amax(ops.where(valid > 0, x, -3e38), axis=1)
+    return ops.where(ops.amax(valid, axis=1) > 0, highest, 0.0)

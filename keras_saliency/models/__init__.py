@@ -4,15 +4,20 @@ from keras_saliency.models.attach import AttentionReport, add_attention
 from keras_saliency.models.lenet import LeNet5
 from keras_saliency.models.lstm import LSTM4
 from keras_saliency.models.resnet import ResNet18, ResNet50
+from keras_saliency.models.series import DeepNet, WideNet
 from keras_saliency.models.vgg import VGG16, VGG19
+from keras_saliency.models.xm2a import XM2A
 
 __all__ = [
     "LSTM4",
     "VGG16",
     "VGG19",
+    "XM2A",
     "AttentionReport",
+    "DeepNet",
     "LeNet5",
     "ResNet18",
     "ResNet50",
+    "WideNet",
     "add_attention",
 ]

@@ -1,6 +1,7 @@
 """One picture per question. Everything here needs matplotlib."""
 
 from keras_saliency.visualization.attention import plot_attention
+from keras_saliency.visualization.heads import pair_focus, plot_heads, plot_parameters
 from keras_saliency.visualization.racknet import (
     plot_design,
     plot_entropies,
@@ -15,12 +16,15 @@ from keras_saliency.visualization.sparsity import (
 )
 
 __all__ = [
+    "pair_focus",
     "plot_accuracy",
     "plot_attention",
     "plot_design",
     "plot_entropies",
+    "plot_heads",
     "plot_keypoints",
     "plot_masks",
+    "plot_parameters",
     "plot_sensitivity",
     "plot_statistics",
     "plot_weights",

@@ -1,0 +1,166 @@
+"""What multi-head layers on convolutions share: arguments, kernels, checks, configuration."""
+
+import keras
+from keras import ops
+
+
+def check_positive(name, value):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+
+
+def check_series(layer, shape):
+    """Raise an error unless `shape` is that of a batch of series."""
+    if len(shape) != 3:
+        raise ValueError(
+            f"{type(layer).__name__} expects an input of shape (batch, time, variates). "
+            f"Received: shape={tuple(shape)}"
+        )
+    if not shape[-1]:
+        raise ValueError(
+            "The last axis of the input, the variates, must be known and not empty. "
+            f"Received: shape={tuple(shape)}"
+        )
+    if shape[1] == 0:
+        raise ValueError(
+            f"The input must have at least one time step. Received: shape={tuple(shape)}"
+        )
+
+
+def convolve(x, kernel):
+    """Convolve series, (batch, time, channels), with zeros around them, in the dtype of `x`."""
+    return ops.conv(x, ops.cast(kernel, x.dtype), padding="same", data_format="channels_last")
+
+
+def clone_initializer(initializer):
+    """Return a copy, because a seeded initializer repeats its values; callables stay."""
+    if isinstance(initializer, keras.initializers.Initializer):
+        return initializer.clone()
+    return initializer
+
+
+class ConvolutionHeads(keras.layers.Layer):
+    """Heads that look at a series through convolutions of their own windows.
+
+    Subclasses set `windows` and add their weights with `_kernel`, `_head_kernels` and `_bias`.
+    """
+
+    def __init__(
+        self,
+        num_heads=8,
+        key_dim=64,
+        output_dim=None,
+        dropout=0.0,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        check_positive("num_heads", num_heads)
+        check_positive("key_dim", key_dim)
+        if output_dim is not None:
+            check_positive("output_dim", output_dim)
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float):
+            raise ValueError(f"`dropout` must be a float in [0, 1). Received: dropout={dropout!r}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}")
+        self.num_heads = num_heads
+        self.key_dim = key_dim
+        self.output_dim = output_dim
+        self.dropout = float(dropout)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        check_series(self, input_shape)
+        self.dropout_layer = keras.layers.Dropout(self.dropout, dtype="float32", name="dropout")
+        self.dropout_layer.build((None, None, None, None))
+        output_dim = self.output_dim or input_shape[-1]
+        self.output_kernel = self._kernel(
+            "output_kernel", (self.num_heads * self.key_dim, output_dim)
+        )
+        self.output_bias = self._bias("output_bias", output_dim)
+
+    def _kernel(self, name, shape):
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            autocast=False,  # means of kernels are taken in float32
+            initializer=clone_initializer(self.kernel_initializer),
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+
+    def _head_kernels(self, role, windows, variates):
+        return [
+            self._kernel(f"{role}_kernel_{h}", (window, variates, self.key_dim))
+            for h, window in enumerate(windows, start=1)
+        ]
+
+    def _bias(self, name, size):
+        if not self.use_bias:
+            return None
+        return self.add_weight(
+            name=name,
+            shape=(size,),
+            initializer=self.bias_initializer,
+            regularizer=self.bias_regularizer,
+            constraint=self.bias_constraint,
+        )
+
+    def _add_bias(self, x, bias):
+        return x if bias is None else x + ops.cast(bias, x.dtype)
+
+    def _project(self, x):
+        """Apply W^O to joined heads, (batch, time, heads * key_dim)."""
+        kernel = ops.cast(self.output_kernel, self.compute_dtype)
+        x = ops.matmul(ops.cast(x, self.compute_dtype), kernel)
+        return self._add_bias(x, self.output_bias)
+
+    def _split(self, x):
+        return ops.reshape(x, (*ops.shape(x)[:-1], self.num_heads, self.key_dim))
+
+    def _join(self, x):
+        return ops.reshape(x, (*ops.shape(x)[:-2], self.num_heads * self.key_dim))
+
+    def compute_output_shape(self, input_shape):
+        check_series(self, input_shape)
+        return (*input_shape[:-1], self.output_dim or input_shape[-1])
+
+    def _scores_shape(self, input_shape):
+        raise TypeError(f"{type(self).__name__} must say the shape of its scores.")
+
+    def compute_output_spec(self, inputs, mask=None, training=None, return_attention_scores=False):
+        output = keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
+        if not return_attention_scores:
+            return output
+        return output, keras.KerasTensor(self._scores_shape(inputs.shape), self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "key_dim": self.key_dim,
+            "output_dim": self.output_dim,
+            "dropout": self.dropout,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+        }

@@ -1,0 +1,168 @@
+"""Deep and wide convolutional networks for time series, and what series models share."""
+
+import keras
+from keras import ops
+
+from keras_saliency.layers.convolution_heads import check_positive
+
+TASKS = ("classification", "regression", "forecasting")
+
+
+def check_sizes(optional=False, **sizes):
+    for name, value in sizes.items():
+        if not (optional and value is None):
+            check_positive(name, value)
+
+
+def series_input(input_shape):
+    """Return an `Input` for series, if `input_shape` is (time, variates)."""
+    shape = tuple(input_shape)
+    if len(shape) != 2 or not shape[1] or shape[0] == 0:
+        raise ValueError(
+            "`input_shape` must be (time, variates), time may be None. "
+            f"Received: input_shape={input_shape}"
+        )
+    return keras.Input(shape, name="series")
+
+
+def series_output(x, variates, task, num_outputs, horizon=None, dropout=0.0):
+    """Return the output tensor of a task; it is float32 under mixed precision."""
+    if task not in TASKS:
+        raise ValueError(f"`task` must be one of {TASKS}. Received: task={task!r}")
+    forecasting = task == "forecasting"
+    if forecasting:
+        check_sizes(horizon=horizon)
+        if num_outputs is not None:
+            raise ValueError(
+                "`num_classes` has no meaning in forecasting: every variate is forecast. "
+                f"Received: num_classes={num_outputs!r}"
+            )
+    else:
+        check_sizes(num_classes=num_outputs)
+        if horizon is not None:
+            raise ValueError(
+                '`horizon` needs `task="forecasting"`. '
+                f"Received: horizon={horizon!r}, task={task!r}"
+            )
+    pooled = keras.layers.GlobalAveragePooling1D(name="mean")(x)
+    if forecasting:
+        pooled = keras.layers.Concatenate(name="mean_and_last")([pooled, ops.take(x, -1, axis=1)])
+    if dropout:
+        pooled = keras.layers.Dropout(dropout, name="dropout")(pooled)
+    output = keras.layers.Dense(
+        horizon * variates if forecasting else num_outputs,
+        "softmax" if task == "classification" else "linear",
+        dtype="float32",
+        name="predictions",
+    )(pooled)
+    if forecasting:
+        output = keras.layers.Reshape((horizon, variates), dtype="float32", name="steps")(output)
+    return output
+
+
+def DeepNet(
+    input_shape,
+    num_classes,
+    filters=(64, 128, 256),
+    convolutions=2,
+    kernel_size=3,
+    batch_norm=True,
+    dropout=0.0,
+    task="classification",
+    name="deep_net",
+):
+    """A deep convolutional network for series in the style of VGG, G's baseline without attention.
+
+    Stages of small convolutions with maximum pooling by 2 between them; depth gives scale.
+
+    Source: K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+    Recognition", ICLR 2015 (arXiv:1409.1556), in one dimension, as in G 7.6.2; the dense layers
+    give way to a mean over time, so that any length fits.
+
+    Args:
+        input_shape: `(time, variates)`; time may be `None`.
+        num_classes: Integer: classes, or with `task="regression"` the values to predict.
+        filters: Integers, one per stage.
+        convolutions: Integer, convolutions per stage.
+        kernel_size: Integer, window of each, in steps.
+        batch_norm: Whether each convolution is followed by batch normalisation.
+        dropout: Float in [0, 1), before the output.
+        task: `"classification"` or `"regression"`.
+        name: Name of the model.
+
+    Returns:
+        A functional `keras.Model`, not compiled.
+    """
+    check_sizes(convolutions=convolutions, kernel_size=kernel_size)
+    inputs = x = series_input(input_shape)
+    for stage, width in enumerate(filters, start=1):
+        if stage > 1:
+            x = keras.layers.MaxPooling1D(2, padding="same", name=f"pool_{stage - 1}")(x)
+        for i in range(1, convolutions + 1):
+            x = _convolution(x, width, kernel_size, batch_norm, f"conv_{stage}_{i}")
+    return keras.Model(inputs, _class_output(x, task, num_classes, dropout), name=name)
+
+
+def WideNet(
+    input_shape,
+    num_classes,
+    filters=32,
+    kernel_sizes=(1, 3, 5),
+    depth=3,
+    batch_norm=True,
+    dropout=0.0,
+    task="classification",
+    name="wide_net",
+):
+    """A wide convolutional network for series in the style of Inception, G's second baseline.
+
+    Each block looks through several windows at once, behind projections of window 1, and through
+    a maximum pooling of 3; the branches are concatenated. Width gives scale.
+
+    Source: C. Szegedy et al., "Going Deeper with Convolutions", CVPR 2015 (arXiv:1409.4842),
+    figure 2(b), in one dimension, as in G 7.6.2.
+
+    Args:
+        input_shape: `(time, variates)`; time may be `None`.
+        num_classes: Integer: classes, or with `task="regression"` the values to predict.
+        filters: Integer, kernels of each branch.
+        kernel_sizes: Integers, windows of the branches, in steps.
+        depth: Integer, number of blocks; a maximum pooling by 2 stands between them.
+        batch_norm: Whether each convolution is followed by batch normalisation.
+        dropout: Float in [0, 1), before the output.
+        task: `"classification"` or `"regression"`.
+        name: Name of the model.
+
+    Returns:
+        A functional `keras.Model`, not compiled.
+    """
+    check_sizes(filters=filters, depth=depth)
+    inputs = x = series_input(input_shape)
+    for block in range(1, depth + 1):
+        if block > 1:
+            x = keras.layers.MaxPooling1D(2, padding="same", name=f"pool_{block - 1}")(x)
+        branches = []
+        for size in kernel_sizes:
+            branch = x
+            if size > 1:
+                branch = _convolution(x, filters, 1, batch_norm, f"reduce_{block}_{size}")
+            branches.append(_convolution(branch, filters, size, batch_norm, f"conv_{block}_{size}"))
+        pooled = keras.layers.MaxPooling1D(3, 1, padding="same", name=f"branch_pool_{block}")(x)
+        branches.append(_convolution(pooled, filters, 1, batch_norm, f"project_{block}"))
+        x = keras.layers.Concatenate(name=f"concat_{block}")(branches)
+    return keras.Model(inputs, _class_output(x, task, num_classes, dropout), name=name)
+
+
+def _convolution(x, filters, size, batch_norm, name):
+    x = keras.layers.Conv1D(filters, size, padding="same", use_bias=not batch_norm, name=name)(x)
+    if batch_norm:
+        x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+
+def _class_output(x, task, num_classes, dropout):
+    if task == "forecasting":
+        raise ValueError(
+            f'`task` must be "classification" or "regression". Received: task={task!r}'
+        )
+    return series_output(x, None, task, num_classes, dropout=dropout)

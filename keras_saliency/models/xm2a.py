@@ -1,0 +1,129 @@
+"""Networks of XM2A blocks, and the same networks with other attention."""
+
+import inspect
+
+import keras
+
+from keras_saliency.layers.factory import attention_factory
+from keras_saliency.models.series import check_sizes, series_input, series_output
+
+
+def XM2A(
+    input_shape,
+    num_classes=None,
+    depth=6,
+    num_heads=8,
+    key_dim=64,
+    variant="xm2a",
+    talk="scale",
+    task="classification",
+    horizon=None,
+    units=None,
+    residual=True,
+    ff_dim=None,
+    dropout=0.0,
+    attention="xm2a",
+    attention_kwargs=None,
+    mask_value=None,
+    activation="relu",
+    name=None,
+):
+    """Stack blocks of `XM2AHeads` into a network for time series (G 7.6).
+
+    A block is that of a Transformer encoder: attention, residual sum, layer normalisation, feed-
+    forward part, residual sum, layer normalisation. With `residual=False` it is the attention
+    alone, the paper's plain stack. Time and memory are linear in the length of the series.
+
+    Args:
+        input_shape: `(time, variates)`; time may be `None`.
+        num_classes: Integer: classes, or with `task="regression"` the values to predict. Not
+            used in forecasting.
+        depth: Integer, number of blocks.
+        num_heads: Integer, heads of each block.
+        key_dim: Integer, kernels of each head.
+        variant, talk: As in `XM2AHeads`.
+        task: `"classification"` (softmax), `"regression"` (linear), both on the mean over time, or
+            `"forecasting"`: the next `horizon` steps of every variate, from the mean over time and
+            the last step. Pad a series to be forecast in front.
+        horizon: Integer, steps to forecast.
+        units: Integer, width of the blocks; the input is projected to it. Default: 64 with
+            residuals; the number of variates, without projection, in the plain stack.
+        residual: Whether blocks have residual sums and a feed-forward part.
+        ff_dim: Integer, hidden width of the feed-forward part. Default: 4 times `units`.
+        dropout: Float in [0, 1), after the attention, after the feed-forward part, and before the
+            output.
+        attention: What attends: `"xm2a"`; `"multi-head"`, Keras's `MultiHeadAttention`; a name of
+            `get_attention`, such as `"msmsa"`, `"self"`, `"se"` or `"bam"`; or a layer
+            class or other callable that returns a layer. It gets `num_heads`, `key_dim`,
+            `variant` and `talk` if it takes them.
+        attention_kwargs: Dict of further arguments of the attention layers.
+        mask_value: Number that marks padded steps, those whose variates all equal it. Default:
+            no masking.
+        activation: Activation of the feed-forward part.
+        name: Name of the model.
+
+    Returns:
+        A functional `keras.Model`, not compiled: `(batch, num_classes)` probabilities or values,
+        or `(batch, horizon, variates)`.
+
+    Raises:
+        ValueError: If a size is not a positive integer, or the task and its sizes do not fit.
+
+    Example:
+
+    >>> model = keras_saliency.models.XM2A((100, 6), num_classes=4, depth=2)
+    >>> model.output_shape
+    (None, 4)
+    """
+    check_sizes(depth=depth, num_heads=num_heads, key_dim=key_dim)
+    check_sizes(optional=True, units=units, ff_dim=ff_dim)
+    make = _attention(attention, num_heads, key_dim, variant, talk, attention_kwargs)
+    inputs = x = series_input(input_shape)
+    if mask_value is not None:
+        x = keras.layers.Masking(mask_value, name="masking")(x)
+    if units is None and residual:
+        units = 64
+    if units is not None:
+        x = keras.layers.Dense(units, name="projection")(x)
+    width = x.shape[-1]
+
+    def drop(x, name):
+        return keras.layers.Dropout(dropout, name=name)(x) if dropout else x
+
+    for i in range(1, depth + 1):
+        attended = drop(make(x, f"attention_{i}"), f"attention_dropout_{i}")
+        if not residual:
+            x = attended
+            continue
+        x = keras.layers.Add(name=f"attention_sum_{i}")([x, attended])
+        x = keras.layers.LayerNormalization(epsilon=1e-6, name=f"attention_norm_{i}")(x)
+        hidden = keras.layers.Dense(ff_dim or 4 * width, activation, name=f"expand_{i}")(x)
+        hidden = keras.layers.Dense(width, name=f"contract_{i}")(hidden)
+        x = keras.layers.Add(name=f"ff_sum_{i}")([x, drop(hidden, f"ff_dropout_{i}")])
+        x = keras.layers.LayerNormalization(epsilon=1e-6, name=f"ff_norm_{i}")(x)
+    outputs = series_output(x, input_shape[-1], task, num_classes, horizon, dropout)
+    return keras.Model(inputs, outputs, name=name or "xm2a")
+
+
+def _attention(attention, num_heads, key_dim, variant, talk, kwargs):
+    """Return a function (tensor, layer name) -> attended tensor."""
+    kwargs = dict(kwargs or {})
+    if attention == "multi-head":
+
+        def make(x, name):
+            return keras.layers.MultiHeadAttention(num_heads, key_dim, name=name, **kwargs)(x, x)
+
+        return make
+    if isinstance(attention, str):
+        attention = attention_factory(attention)
+    elif not callable(attention):
+        raise TypeError(
+            "`attention` must be a name or a callable that returns a layer. "
+            f"Received: attention={attention!r} of type {type(attention)}"
+        )
+    taken = inspect.signature(attention).parameters
+    sizes = {"num_heads": num_heads, "key_dim": key_dim, "variant": variant, "talk": talk}
+    kwargs = {**{key: value for key, value in sizes.items() if key in taken}, **kwargs}
+    if inspect.isclass(getattr(attention, "func", attention)):
+        return lambda x, name: attention(name=name, **kwargs)(x)
+    return lambda x, name: attention(**kwargs)(x)
