@@ -144,10 +144,40 @@ def racknet(small):
     print(f"What the images say, and the network they lead to: {OUTPUT / 'racknet.png'}")
 
 
+def xm2a(small):
+    """XM2A, during training: heads of several scales that talk to each other, linear in time."""
+    x_train, x_test, y_train, y_test = digits()
+    x_train, x_test = x_train[..., 0], x_test[..., 0]  # a series of 16 rows, 16 variates
+    rows = []
+    for name, attention in {"dot-product attention": "multi-head", "XM2A": "xm2a"}.items():
+        keras.utils.set_random_seed(0)
+        model = keras_saliency.models.XM2A((16, 16), 10, depth=1, key_dim=16, attention=attention)
+        train(model, x_train, y_train, 1 if small else 6)
+        long = keras_saliency.models.XM2A((2048, 16), 10, depth=1, key_dim=16, attention=attention)
+        long.compile("adam", "sparse_categorical_crossentropy")
+        series, labels = np.resize(x_train, (4, 2048, 16)), y_train[:4]
+        for _ in range(2):  # the first step compiles
+            start = time.perf_counter()
+            long.train_on_batch(series, labels)
+        rows.append(
+            {
+                "model": name,
+                "accuracy": f"{accuracy(model, x_test, y_test):.3f}",
+                "parameters": f"{model.count_params():,}",
+                "s/step at 2048 time steps": f"{time.perf_counter() - start:.2f}",
+            }
+        )
+    print(pd.DataFrame(rows).to_string(index=False))
+    figure = keras_saliency.visualization.plot_heads(model, x_test[0])
+    figure.savefig(OUTPUT / "heads.png", dpi=120)
+    print(f"Where the heads look: {OUTPUT / 'heads.png'}")
+
+
 SECTIONS = {
     "isparse": isparse,
     "racknet": racknet,
     "san": san,
+    "xm2a": xm2a,
 }
 
 
