@@ -40,7 +40,9 @@ def build(steps, attention):
     model = keras_saliency.models.XM2A(
         (steps, 1), 2, depth=1, num_heads=4, key_dim=16, units=16, attention=attention
     )
-    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     return model
 
 

@@ -88,7 +88,8 @@ def shifted_means(x, offsets, valid=None, count=None):
         Tensor of shape `(batch, len(offsets), channels)`.
     """
     steps = ops.shape(x)[1]
-    index = ops.arange(steps)[None, :] - ops.reshape(ops.convert_to_tensor(list(offsets)), (-1, 1))
+    shifts = ops.convert_to_tensor([[offset] for offset in offsets], "int32")
+    index = ops.arange(steps, dtype="int32")[None, :] - shifts
     inside = ops.logical_and(index >= 0, index < steps)
     if valid is None:
         weights = ops.cast(inside, x.dtype)[None]
@@ -97,6 +98,11 @@ def shifted_means(x, offsets, valid=None, count=None):
         weights = ops.take(valid[..., 0], ops.clip(index, 0, steps - 1), axis=1)
         weights = weights * ops.cast(inside, x.dtype)
     return ops.matmul(weights, x) / count
+
+
+def at_least_one(x):
+    # Beside a Python number, TorchDynamo would trace Keras's promotion of types, and warn.
+    return ops.maximum(x, ops.ones_like(x))
 
 
 def _exponentials(query, key):
@@ -112,7 +118,7 @@ def _mask(query, key, count, valid):
     if valid is not None:
         weights = weights * valid
     # The largest weight is 1, so only a series without a valid step has a total below 1.
-    return weights * (count / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1.0))
+    return weights * (count / at_least_one(ops.sum(weights, axis=1, keepdims=True)))
 
 
 def _recomputed_mask(query, key, count, valid):
@@ -124,7 +130,7 @@ def _recomputed_mask(query, key, count, valid):
             return w * valid[0] if valid else w
 
         w = weights()
-        total = ops.maximum(ops.sum(w, axis=1, keepdims=True), 1.0)
+        total = at_least_one(ops.sum(w, axis=1, keepdims=True))
 
         def backward(*args, upstream=None):
             if upstream is None:
@@ -169,7 +175,7 @@ def talking_masks(pairs, count, valid=None, remat=True):
             key = key - ops.mean(key, axis=1, keepdims=True)
         else:
             exists = valid[..., 0]
-            steps = ops.maximum(ops.sum(exists, axis=1, keepdims=True), 1.0)
+            steps = at_least_one(ops.sum(exists, axis=1, keepdims=True))
             key = (key - ops.sum(key * exists, axis=1, keepdims=True) / steps) * exists
         part = (_recomputed_mask if remat else _mask)(query, key, count, valid)
         total = part if total is None else total + part
@@ -376,7 +382,7 @@ class XM2AHeads(ConvolutionHeads):
         # `where`, because padding may hold anything, infinities too.
         inputs = ops.where(mask, inputs, ops.zeros_like(inputs))
         valid = ops.cast(mask, "float32")
-        count = ops.maximum(ops.sum(valid, axis=1, keepdims=True), 1.0)
+        count = at_least_one(ops.sum(valid, axis=1, keepdims=True))
         return ops.cast(inputs, "float32"), valid, count
 
     def _views(self, wide, valid):
@@ -386,7 +392,7 @@ class XM2AHeads(ConvolutionHeads):
             return {1: wide}
         present = ops.ones_like(wide[:1, :, :1]) if valid is None else valid
         sums, present = window_sums(wide, sizes), window_sums(present, sizes)
-        views = {size: sums[size] / ops.maximum(present[size], 1.0) for size in sizes}
+        views = {size: sums[size] / at_least_one(present[size]) for size in sizes}
         return views if valid is None else {size: v * valid for size, v in views.items()}
 
     def _convolve(self, views, kernels):

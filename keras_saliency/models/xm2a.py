@@ -77,9 +77,10 @@ def XM2A(
     """
     check_sizes(depth=depth, num_heads=num_heads, key_dim=key_dim)
     check_sizes(optional=True, units=units, ff_dim=ff_dim)
-    make = _attention(attention, num_heads, key_dim, variant, talk, attention_kwargs)
+    masked = mask_value is not None
+    make = _attention(attention, num_heads, key_dim, variant, talk, attention_kwargs, masked)
     inputs = x = series_input(input_shape)
-    if mask_value is not None:
+    if masked:
         x = keras.layers.Masking(mask_value, name="masking")(x)
     if units is None and residual:
         units = 64
@@ -105,12 +106,15 @@ def XM2A(
     return keras.Model(inputs, outputs, name=name or "xm2a")
 
 
-def _attention(attention, num_heads, key_dim, variant, talk, kwargs):
+def _attention(attention, num_heads, key_dim, variant, talk, kwargs, masked):
     """Return a function (tensor, layer name) -> attended tensor."""
     kwargs = dict(kwargs or {})
     if attention == "multi-head":
 
         def make(x, name):
+            if masked:
+                # Keras's layer takes the mask off its inputs: give it a copy, keep the original.
+                x = keras.layers.Average(name=f"{name}_copy")([x, x])
             return keras.layers.MultiHeadAttention(num_heads, key_dim, name=name, **kwargs)(x, x)
 
         return make

@@ -204,8 +204,10 @@ def _inside(model, series, layer, mask):
         chosen = found[names.index(layer)] if layer in names else None
     elif isinstance(layer, XM2AHeads):
         chosen = layer if any(layer is x for x in found) else None
+    elif isinstance(layer, int) and -len(found) <= layer < len(found):
+        chosen = found[layer]
     else:
-        chosen = found[layer] if -len(found) <= layer < len(found) else None
+        chosen = None
     if chosen is None:
         raise ValueError(
             "`layer` must be an `XM2AHeads` of the model, its name or its number. Received: "

@@ -93,6 +93,11 @@ def case(name, reference, no_gradient=(), **kwargs):
     )
 
 
+# TorchDynamo warns that it cannot look into Keras's choice of a fused kernel.
+fused = pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
+
+
+@fused
 class TestMSMSA(LayerTests):
     layer = MSMSA
     config = dict(
@@ -117,12 +122,14 @@ class TestMSMSA(LayerTests):
         assert layer.count_params() == 3 * windows * 11 * 16 + 8 * 16 * 11
 
 
+@fused
 class TestSelfAttention(LayerTests):
     layer = SelfAttention
     config = {"scale": True}
     cases = (case("plain", self_attention), case("scaled", self_attention, scale=True))
 
 
+@fused
 class TestTransformerBlock(LayerTests):
     layer = TransformerBlock
     config = dict(

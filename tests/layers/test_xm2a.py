@@ -330,6 +330,7 @@ def test_huge_logits_pick_the_largest_key():
     assert np.isfinite(out).all()
     np.testing.assert_allclose(scores.max(axis=2), 1.0, atol=1e-6)
     layer = XM2AHeads(3, 4)
+    layer.build(x.shape)
     found = compat.gradients(layer, [x], lambda y: ops.sum(ops.square(y)))
     assert all(np.isfinite(g).all() for g in [*found[0], *found[1]])
 

@@ -68,7 +68,9 @@ def test_learns_which_series_holds_a_wiggle():
         at = rng.integers(0, 36)
         x[i, at : at + 4, 0] += [2, 2, -2, -2]
     model = models.XM2A((40, 1), 2, depth=1, num_heads=4, key_dim=8, units=16)
-    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     model.fit(x[:200], y[:200], epochs=15, batch_size=20, verbose=0)
     assert model.evaluate(x[200:], y[200:], batch_size=40, verbose=0)[1] >= 0.85
 
