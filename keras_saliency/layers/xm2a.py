@@ -251,10 +251,14 @@ class XM2AHeads(ConvolutionHeads):
 
     Example:
 
-    >>> x = keras.random.normal((2, 100, 6))
-    >>> y, scores = XM2AHeads(num_heads=4, key_dim=8)(x, return_attention_scores=True)
-    >>> y.shape, scores.shape
-    ((2, 100, 6), (2, 4, 100, 8))
+    ```python
+    import keras
+    from keras_saliency import XM2AHeads
+
+    x = keras.random.normal((2, 100, 6))
+    y, scores = XM2AHeads(num_heads=4, key_dim=8)(x, return_attention_scores=True)
+    print(y.shape, scores.shape)  # (2, 100, 6) (2, 4, 100, 8)
+    ```
     """
 
     def __init__(

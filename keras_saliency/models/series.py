@@ -92,6 +92,14 @@ def DeepNet(
 
     Returns:
         A functional `keras.Model`, not compiled.
+
+    Example:
+
+    ```python
+    from keras_saliency.models import DeepNet
+
+    model = DeepNet((100, 6), num_classes=4)
+    ```
     """
     check_sizes(convolutions=convolutions, kernel_size=kernel_size)
     inputs = x = series_input(input_shape)
@@ -135,6 +143,14 @@ def WideNet(
 
     Returns:
         A functional `keras.Model`, not compiled.
+
+    Example:
+
+    ```python
+    from keras_saliency.models import WideNet
+
+    model = WideNet((100, 6), num_classes=4)
+    ```
     """
     check_sizes(filters=filters, depth=depth)
     inputs = x = series_input(input_shape)

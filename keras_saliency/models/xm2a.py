@@ -71,9 +71,12 @@ def XM2A(
 
     Example:
 
-    >>> model = keras_saliency.models.XM2A((100, 6), num_classes=4, depth=2)
-    >>> model.output_shape
-    (None, 4)
+    ```python
+    from keras_saliency.models import XM2A
+
+    model = XM2A((100, 6), num_classes=4, depth=2)
+    forecast = XM2A((None, 6), task="forecasting", horizon=12, depth=2)
+    ```
     """
     check_sizes(depth=depth, num_heads=num_heads, key_dim=key_dim)
     check_sizes(optional=True, units=units, ff_dim=ff_dim)

@@ -29,8 +29,12 @@ def plot_heads(model, series, layer=None, mask=None, names=None, title=None):
     Example:
 
     ```python
-    model = keras_saliency.models.XM2A((100, 6), num_classes=4, depth=2)
-    figure = keras_saliency.visualization.plot_heads(model, series)
+    import numpy as np
+    from keras_saliency.models import XM2A
+    from keras_saliency.visualization import plot_heads
+
+    model = XM2A((100, 6), num_classes=4, depth=2)
+    figure = plot_heads(model, np.random.normal(size=(100, 6)))
     figure.savefig("heads.png")
     ```
     """
@@ -104,6 +108,16 @@ def pair_focus(layer, inputs, mask=None):
 
     Returns:
         Array of shape `(batch, num_heads, num_heads)`: queries by keys.
+
+    Example:
+
+    ```python
+    import keras
+    from keras_saliency import XM2AHeads
+    from keras_saliency.visualization import pair_focus
+
+    focus = pair_focus(XM2AHeads(4, 8), keras.random.normal((2, 100, 6)))
+    ```
     """
     queries, keys = layer.describe(inputs, mask=mask)
     queries = np.asarray(keras.ops.convert_to_numpy(queries), "float64")
@@ -140,6 +154,16 @@ def plot_parameters(results, title=None):
 
     Raises:
         ValueError: If a column is missing or there is no row.
+
+    Example:
+
+    ```python
+    import pandas as pd
+    from keras_saliency.visualization import plot_parameters
+
+    rows = {"model": ["A", "B"], "parameters": [2e4, 5e4], "accuracy": [0.91, 0.89]}
+    figure = plot_parameters(pd.DataFrame(rows))
+    ```
     """
     from matplotlib import pyplot as plt
 

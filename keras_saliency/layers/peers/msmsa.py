@@ -42,9 +42,13 @@ class MSMSA(ConvolutionHeads):
 
     Example:
 
-    >>> x = keras.random.normal((2, 100, 6))
-    >>> MSMSA(num_heads=4, key_dim=8)(x).shape
-    (2, 100, 6)
+    ```python
+    import keras
+    from keras_saliency import MSMSA
+
+    y = MSMSA(num_heads=4, key_dim=8)(keras.random.normal((2, 100, 6)))
+    print(y.shape)  # (2, 100, 6)
+    ```
     """
 
     def build(self, input_shape):

@@ -33,8 +33,13 @@ class SelfAttention(keras.layers.Layer):
 
     Example:
 
-    >>> SelfAttention()(keras.random.normal((2, 100, 6))).shape
-    (2, 100, 6)
+    ```python
+    import keras
+    from keras_saliency import SelfAttention
+
+    y = SelfAttention()(keras.random.normal((2, 100, 6)))
+    print(y.shape)  # (2, 100, 6)
+    ```
     """
 
     def __init__(self, scale=False, **kwargs):

@@ -43,8 +43,13 @@ class TransformerBlock(keras.layers.Layer):
 
     Example:
 
-    >>> TransformerBlock(num_heads=4, key_dim=8)(keras.random.normal((2, 100, 6))).shape
-    (2, 100, 6)
+    ```python
+    import keras
+    from keras_saliency import TransformerBlock
+
+    y = TransformerBlock(num_heads=4, key_dim=8)(keras.random.normal((2, 100, 6)))
+    print(y.shape)  # (2, 100, 6)
+    ```
     """
 
     def __init__(
