@@ -57,20 +57,21 @@ def plot_heads(model, series, layer=None, mask=None, names=None, title=None):
         top.legend(lines, names, fontsize="small", ncols=4, loc="upper right")
     top.set_ylabel("series")
     top.set_title(title or f"{attention.name}: {attention.variant}, talk: {attention.talk}")
-    strongest = max(float(share.max()), 1.0 + 1e-3)
+    exists = share[share > 0]
+    weakest, strongest = (exists.min(), exists.max()) if exists.size else (0.0, 1.0)
     image = bottom.imshow(
         share,
         aspect="auto",
         origin="lower",
         interpolation="nearest",
         cmap="magma",
-        vmin=0,
-        vmax=strongest,
+        vmin=weakest,
+        vmax=max(strongest, weakest + 1e-3),
         extent=(-0.5, len(series) - 0.5, 0.5, attention.num_heads + 0.5),
     )
     bottom.set_yticks(range(1, attention.num_heads + 1))
     bottom.set_yticklabels(
-        [f"{h}  ({pool * kernel})" for h, (pool, kernel) in enumerate(attention.windows, 1)]
+        [f"{h}  ({pool + kernel - 1})" for h, (pool, kernel) in enumerate(attention.windows, 1)]
     )
     bottom.set_xlabel("time step")
     bottom.set_ylabel("head (steps it sees)")
@@ -83,12 +84,14 @@ def plot_heads(model, series, layer=None, mask=None, names=None, title=None):
     axes.set_yticks(ticks, [f"{h + 1}" for h in ticks])
     axes.set_xlabel("key of head")
     axes.set_ylabel("query of head")
-    axes.set_title("How sharply pairs attend")
+    axes.set_title("How sharply pairs attend, in %")
     if attention.num_heads <= 10:
         middle = focus.max() * 0.55
         for (row, column), value in np.ndenumerate(focus):
             color = "black" if value > middle else "white"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, size=7)
+            axes.text(
+                column, row, f"{100 * value:.2g}", ha="center", va="center", color=color, size=7
+            )
     right.colorbar(matrix, ax=axes, shrink=0.6, label="focus: 0 = even, 1 = a single step")
     plt.close(figure)
     return figure
