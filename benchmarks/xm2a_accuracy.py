@@ -63,7 +63,7 @@ def competitors():
     found = {
         "Deep Net": ("7.3", "convolutions", convolutional(models.DeepNet, filters=(32, 64, 128))),
         "Wide Net": ("7.3", "convolutions", convolutional(models.WideNet, filters=24)),
-        "Self": ("7.3", "single head", attended("self")),
+        "Parameter-free": ("7.3", "single head", attended("parameter-free")),
         "SENet": ("7.3", "single head", attended("se", ratio=4)),
         "BAM": ("7.3", "single head", attended("bam", ratio=4)),
         "Transformer": ("7.3", "dot product", attended("multi-head")),

@@ -7,8 +7,8 @@ from keras_saliency.layers.peers import (
     CBAM,
     MSMSA,
     ConcurrentSpatialChannelSE,
+    ParameterFreeAttention,
     RecurrentAttention,
-    SelfAttention,
     SqueezeExcite,
     TransformerBlock,
 )
@@ -28,7 +28,7 @@ ATTENTIONS = {
     "san-depthwise": partial(SANAttention, smoothing="depthwise"),
     "scse": ConcurrentSpatialChannelSE,
     "se": SqueezeExcite,
-    "self": SelfAttention,
+    "parameter-free": ParameterFreeAttention,
     "transformer": TransformerBlock,
     "xm2a": XM2AHeads,
 }
@@ -68,7 +68,7 @@ def get_attention(name, /, **kwargs):
             | `"san-depthwise"` | `SANAttention` with `smoothing="depthwise"` |
             | `"xm2a"` | `XM2AHeads`, for sequences |
             | `"msmsa"` | `MSMSA`, for sequences |
-            | `"self"` | `SelfAttention`, for sequences |
+            | `"parameter-free"` | `ParameterFreeAttention`, for sequences |
             | `"transformer"` | `TransformerBlock`, for sequences |
         **kwargs: Constructor arguments of the layer; `name=` among them is the layer's own name.
 

@@ -53,7 +53,7 @@ def XM2A(
         dropout: Float in [0, 1), after the attention, after the feed-forward part, and before the
             output.
         attention: What attends: `"xm2a"`; `"multi-head"`, Keras's `MultiHeadAttention`; a name of
-            `get_attention`, such as `"msmsa"`, `"self"`, `"se"` or `"bam"`; or a layer
+            `get_attention`, such as `"msmsa"`, `"parameter-free"`, `"se"` or `"bam"`; or a layer
             class or other callable that returns a layer. It gets `num_heads`, `key_dim`,
             `variant` and `talk` if it takes them.
         attention_kwargs: Dict of further arguments of the attention layers.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from harness import Case, LayerTests
 
-from keras_saliency import MSMSA, SelfAttention, TransformerBlock, get_attention
+from keras_saliency import MSMSA, ParameterFreeAttention, TransformerBlock, get_attention
 
 
 def softmax(x):
@@ -124,7 +124,7 @@ class TestMSMSA(LayerTests):
 
 @fused
 class TestSelfAttention(LayerTests):
-    layer = SelfAttention
+    layer = ParameterFreeAttention
     config = {"scale": True}
     cases = (case("plain", self_attention), case("scaled", self_attention, scale=True))
 
@@ -148,14 +148,14 @@ class TestTransformerBlock(LayerTests):
     )
 
 
-@pytest.mark.parametrize("name", ["xm2a", "msmsa", "self", "transformer"])
+@pytest.mark.parametrize("name", ["xm2a", "msmsa", "parameter-free", "transformer"])
 def test_peers_have_names_and_refuse_images(name):
     layer = get_attention(name)
     with pytest.raises(ValueError, match=r"\(batch, time, variates\).*Received"):
         layer(np.zeros((2, 5, 5, 3), "float32"))
 
 
-@pytest.mark.parametrize("name", ["msmsa", "self", "transformer"])
+@pytest.mark.parametrize("name", ["msmsa", "parameter-free", "transformer"])
 def test_everything_masked_is_finite(name):
     x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
     mask = np.array([[False] * 5, [True] * 5])

@@ -39,7 +39,7 @@ def test_plain_stack_is_attention_alone():
 
 
 @pytest.mark.parametrize(
-    "attention", ["xm2a", "msmsa", "self", "multi-head", "transformer", "se", "bam"]
+    "attention", ["xm2a", "msmsa", "parameter-free", "multi-head", "transformer", "se", "bam"]
 )
 def test_every_attention_trains_saves_and_loads(attention, tmp_path):
     kwargs = {"ratio": 2} if attention in ("se", "bam") else None

@@ -3,9 +3,9 @@
 from keras_saliency.layers.peers.bam import BAM
 from keras_saliency.layers.peers.cbam import CBAM
 from keras_saliency.layers.peers.msmsa import MSMSA
+from keras_saliency.layers.peers.parameter_free import ParameterFreeAttention
 from keras_saliency.layers.peers.recurrent_attention import RecurrentAttention
 from keras_saliency.layers.peers.scse import ConcurrentSpatialChannelSE
-from keras_saliency.layers.peers.self_attention import SelfAttention
 from keras_saliency.layers.peers.squeeze_excite import SqueezeExcite
 from keras_saliency.layers.peers.transformer import TransformerBlock
 
@@ -14,8 +14,8 @@ __all__ = [
     "CBAM",
     "MSMSA",
     "ConcurrentSpatialChannelSE",
+    "ParameterFreeAttention",
     "RecurrentAttention",
-    "SelfAttention",
     "SqueezeExcite",
     "TransformerBlock",
 ]

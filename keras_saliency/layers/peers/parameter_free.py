@@ -8,7 +8,7 @@ from keras_saliency.layers.peers.dot_product import attend
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
-class SelfAttention(keras.layers.Layer):
+class ParameterFreeAttention(keras.layers.Layer):
     """Parameter-free self-attention: each step is a mean of all, weighted by dot products.
 
         output_t = sum over s of softmax over s of (x_t . x_s) x_s
@@ -35,9 +35,9 @@ class SelfAttention(keras.layers.Layer):
 
     ```python
     import keras
-    from keras_saliency import SelfAttention
+    from keras_saliency import ParameterFreeAttention
 
-    y = SelfAttention()(keras.random.normal((2, 100, 6)))
+    y = ParameterFreeAttention()(keras.random.normal((2, 100, 6)))
     print(y.shape)  # (2, 100, 6)
     ```
     """
