@@ -27,22 +27,29 @@ from keras_saliency.layers.maxout import Maxout
 from keras_saliency.layers.peers import (
     BAM,
     CBAM,
+    DSTP,
     MSMSA,
     ConcurrentSpatialChannelSE,
+    FusAtNet,
     ParameterFreeAttention,
     RecurrentAttention,
+    SelfAttention,
     SqueezeExcite,
     TransformerBlock,
 )
 from keras_saliency.layers.recurrent_conv import RecurrentConv2D
+from keras_saliency.layers.saliency_series import SaliencySeries
 from keras_saliency.layers.san import SANAttention
+from keras_saliency.layers.sdma import SDMACrossAttention
 from keras_saliency.layers.xm2a import XM2AHeads
 
 __all__ = [
     "BAM",
     "CBAM",
+    "DSTP",
     "MSMSA",
     "ConcurrentSpatialChannelSE",
+    "FusAtNet",
     "MaskedConv",
     "MaskedConv1D",
     "MaskedConv1DTranspose",
@@ -68,6 +75,9 @@ __all__ = [
     "RecurrentAttention",
     "RecurrentConv2D",
     "SANAttention",
+    "SDMACrossAttention",
+    "SaliencySeries",
+    "SelfAttention",
     "SqueezeExcite",
     "TransformerBlock",
     "XM2AHeads",

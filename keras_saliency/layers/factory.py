@@ -5,14 +5,18 @@ from functools import partial
 from keras_saliency.layers.peers import (
     BAM,
     CBAM,
+    DSTP,
     MSMSA,
     ConcurrentSpatialChannelSE,
+    FusAtNet,
     ParameterFreeAttention,
     RecurrentAttention,
+    SelfAttention,
     SqueezeExcite,
     TransformerBlock,
 )
 from keras_saliency.layers.san import SANAttention
+from keras_saliency.layers.sdma import SDMACrossAttention
 from keras_saliency.layers.xm2a import XM2AHeads
 
 # Name -> callable that returns a layer; a `partial` of a class holds the arguments of a variant.
@@ -21,16 +25,21 @@ ATTENTIONS = {
     "bam": BAM,
     "cbam": CBAM,
     "msmsa": MSMSA,
+    "dstp": DSTP,
+    "fusatnet": FusAtNet,
     "ran": RecurrentAttention,
     "san": SANAttention,
     "san-c": SANAttention,
     "san-d": partial(SANAttention, dilation_rate=4),
     "san-depthwise": partial(SANAttention, smoothing="depthwise"),
     "scse": ConcurrentSpatialChannelSE,
+    "sdca": partial(SDMACrossAttention, mutual=False),
+    "sdma": SDMACrossAttention,
     "se": SqueezeExcite,
     "parameter-free": ParameterFreeAttention,
     "transformer": TransformerBlock,
     "xm2a": XM2AHeads,
+    "self": SelfAttention,
 }
 
 
@@ -70,10 +79,14 @@ def get_attention(name, /, **kwargs):
             | `"msmsa"` | `MSMSA`, for sequences |
             | `"parameter-free"` | `ParameterFreeAttention`, for sequences |
             | `"transformer"` | `TransformerBlock`, for sequences |
+            | `"self"` | `SelfAttention`, for sequences |
+            | `"dstp"` | `DSTP`, for sequences of a known length |
+            | `"fusatnet"` | `FusAtNet`, for sequences, or a pair of them |
+            | `"sdma"`, `"sdca"` | `SDMACrossAttention`, with and without `mutual`; needs `units` |
         **kwargs: Constructor arguments of the layer; `name=` among them is the layer's own name.
 
     Returns:
-        A new, unbuilt layer that keeps the shape of its features.
+        A new, unbuilt layer. All but `"sdma"` and `"sdca"` keep the shape of their features.
 
     Raises:
         ValueError: If the name is unknown; the message lists the valid ones.

@@ -4,12 +4,14 @@ from keras_saliency.models.attach import AttentionReport, add_attention
 from keras_saliency.models.lenet import LeNet5
 from keras_saliency.models.lstm import LSTM4
 from keras_saliency.models.resnet import ResNet18, ResNet50
+from keras_saliency.models.sdma import SDMA
 from keras_saliency.models.series import DeepNet, WideNet
 from keras_saliency.models.vgg import VGG16, VGG19
 from keras_saliency.models.xm2a import XM2A
 
 __all__ = [
     "LSTM4",
+    "SDMA",
     "VGG16",
     "VGG19",
     "XM2A",

@@ -8,6 +8,7 @@ from keras_saliency.visualization.racknet import (
     plot_keypoints,
     plot_statistics,
 )
+from keras_saliency.visualization.saliency import plot_saliency, plot_scale_space
 from keras_saliency.visualization.sparsity import (
     plot_accuracy,
     plot_masks,
@@ -25,6 +26,8 @@ __all__ = [
     "plot_keypoints",
     "plot_masks",
     "plot_parameters",
+    "plot_saliency",
+    "plot_scale_space",
     "plot_sensitivity",
     "plot_statistics",
     "plot_weights",

@@ -1,0 +1,60 @@
+"""Forecast real series: monthly airline passengers and solar power, one step ahead, with SDMA.
+
+    python examples/forecasting.py [--small]
+
+Both series ship with aeon. The last fifth is held out; "as yesterday" repeats the last value.
+"""
+
+import argparse
+import importlib.util
+import os
+
+BACKENDS = ("tensorflow", "jax", "torch")
+os.environ.setdefault("KERAS_BACKEND", next(b for b in BACKENDS if importlib.util.find_spec(b)))
+
+import keras
+import numpy as np
+from aeon.datasets import load_airline, load_solar
+
+from keras_saliency.models import SDMA
+
+
+def windows(series, length):
+    """Windows of a series, and the value that follows each."""
+    view = np.lib.stride_tricks.sliding_window_view(series, length + 1)
+    return view[:, :-1, None].astype("float32"), view[:, -1:].astype("float32")
+
+
+def lstm(length):
+    layers = [keras.Input((length, 1)), keras.layers.LSTM(8, return_sequences=True)]
+    return keras.Sequential([*layers, keras.layers.LSTM(8), keras.layers.Dense(1)])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="one epoch, no claim")
+    small = parser.parse_args().small
+    for name, load, length in (("airline", load_airline, 24), ("solar", load_solar, 48)):
+        series = np.asarray(load(), "float64").ravel()
+        cut = int(0.8 * len(series))
+        mean, std = series[:cut].mean(), series[:cut].std()
+        x, y = windows((series - mean) / std, length)
+        train = cut - length
+        naive = np.abs(x[train:, -1] - y[train:]).mean()
+        print(f"{name}: {len(series)} steps; mean absolute error as yesterday {std * naive:.3f}")
+        models = {
+            "LSTM": lambda n=length: lstm(n),
+            "SDCA": lambda n=length: SDMA((n, 1), forecast=1, depth=1, units=8, mutual=False),
+            "SDMA": lambda n=length: SDMA((n, 1), forecast=1, depth=1, units=8),
+        }
+        for kind, make in models.items():
+            keras.utils.set_random_seed(0)
+            model = make()
+            model.compile(keras.optimizers.Adam(0.005), "mae")
+            model.fit(x[:train], y[:train], batch_size=32, epochs=1 if small else 60, verbose=0)
+            error = model.evaluate(x[train:], y[train:], verbose=0)
+            print(f"  {kind}: {std * error:.3f}")
+
+
+if __name__ == "__main__":
+    main()

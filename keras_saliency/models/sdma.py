@@ -1,0 +1,127 @@
+"""Classifiers and forecasters made of SDMA blocks (G 6.4.4.2, 6.5.1)."""
+
+import keras
+
+from keras_saliency.layers.saliency_series import SaliencySeries
+from keras_saliency.layers.sdma import SDMACrossAttention
+
+_STACKS = ("type1", "type2")
+_SALIENCY = (
+    "octaves",
+    "scales",
+    "sigma0",
+    "contrast_threshold",
+    "theta",
+    "amplitude",
+    "cut",
+    "missing",
+)
+
+
+def SDMA(  # a function named like the model it makes, as in keras.applications
+    input_shape,
+    num_classes=None,
+    depth=2,
+    stack="type2",
+    units=None,
+    forecast=None,
+    dropout=0.0,
+    classifier_activation="softmax",
+    name="sdma",
+    **kwargs,
+):
+    """Build a network of mutually attending LSTMs on a series and its saliency (G 6.4, fig. 6.10).
+
+    The saliency is computed once, inside the model. In a `"type1"` stack the attended series and
+    the attended saliency of a block are the next block's inputs; in a `"type2"` stack every block
+    reads the original saliency, besides the output of the block before. With `depth=1`, both are
+    the paper's single layer. As in the paper, a fully connected layer classifies and a recurrent
+    one forecasts (figure 6.4).
+
+    Args:
+        input_shape: `(time, variates)`; time may be `None`.
+        num_classes: Number of classes, or `None` for a forecaster.
+        depth: Number of blocks. The paper has 1 and 3.
+        stack: `"type1"` or `"type2"`.
+        units: Units of each branch of each block; twice the variates by default.
+        forecast: Number of variates of the forecast, `(batch, forecast)`: what the series will be
+            at the step that the targets stand for. Instead of `num_classes`.
+        dropout: Share of the inputs that each branch drops in training.
+        classifier_activation: Of the last layer of a classifier; `None` returns logits.
+        name: Name of the model.
+        **kwargs: Further arguments of `SDMACrossAttention`: `mutual=False` is SDCA,
+            `recurrent="gru"`; those of the saliency are `SaliencySeries`'s. `amplitude` and `cut`
+            choose among the strategies of G table 6.3.
+
+    Returns:
+        A functional `keras.Model`, not compiled. The paper trains classifiers with RMSprop and
+        categorical cross-entropy, forecasters on the mean absolute error.
+
+    Raises:
+        ValueError: If neither or both of `num_classes` and `forecast` are given, or an argument
+            is out of range.
+
+    Example:
+
+    ```python
+    from keras_saliency.models import SDMA
+
+    model = SDMA((1000, 62), num_classes=8, depth=3, stack="type2")
+    model.compile("rmsprop", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    ```
+    """
+    input_shape = tuple(input_shape)
+    if len(input_shape) != 2 or not isinstance(input_shape[1], int) or input_shape[1] < 1:
+        raise ValueError(
+            "`input_shape` must be (time, variates) with a known number of variates. "
+            f"Received: input_shape={input_shape}"
+        )
+    if (num_classes is None) == (forecast is None):
+        raise ValueError(
+            "Give `num_classes` for a classifier or `forecast` for a forecaster. "
+            f"Received: num_classes={num_classes}, forecast={forecast}"
+        )
+    for argument, value in (
+        ("num_classes", num_classes),
+        ("forecast", forecast),
+        ("depth", depth),
+        ("units", units),
+    ):
+        optional = argument != "depth"
+        if optional and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{argument}` must be an integer >= 1. Received: {value!r}")
+    if stack not in _STACKS:
+        raise ValueError(f"`stack` must be one of {_STACKS}. Received: stack={stack!r}")
+    taken = {"return_sequences", "return_branches"} & set(kwargs)
+    if taken:
+        raise ValueError(f"The model decides on {sorted(taken)} itself.")
+    units = 2 * input_shape[1] if units is None else units
+    saliency_arguments = {k: kwargs[k] for k in _SALIENCY if k in kwargs}
+
+    inputs = keras.Input(input_shape, name="series")
+    saliency = SaliencySeries(**saliency_arguments, name="saliency")(inputs)
+    pair = [inputs, saliency]
+    for number in range(1, depth + 1):
+        last = number == depth
+        block = SDMACrossAttention(
+            units,
+            return_sequences=not last or forecast is not None,
+            return_branches=stack == "type1" and not last,
+            dropout=dropout,
+            name=f"block_{number}",
+            **kwargs,
+        )
+        result = block(pair)
+        if not last:
+            pair = list(result[1:]) if stack == "type1" else [result, saliency]
+    if forecast is None:
+        head = keras.layers.Dense(num_classes, activation=classifier_activation, name="classes")
+        outputs = head(result)
+    else:
+        recurrent = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
+        # Linear at the end: a forecast is not confined to (-1, 1) as what an LSTM returns.
+        state = recurrent[kwargs.get("recurrent", "lstm")](units, name="reader")(result)
+        outputs = keras.layers.Dense(forecast, name="forecast")(state)
+    return keras.Model(inputs, outputs, name=name)

@@ -1,0 +1,269 @@
+"""Temporal events and scale spaces of arrays: what `SaliencySeries` computes, to look at."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_saliency.scale_space import temporal
+from keras_saliency.scale_space.gaussian import scale_sigmas
+
+COLUMNS = ("batch", "variate", "time", "octave", "scale", "sigma", "amplitude")
+
+
+def _batch(series):
+    """Return `series` as a float tensor (batch, time, variates)."""
+    if not ops.is_tensor(series):
+        series = np.asarray(series)
+        if series.dtype.kind not in "fiub":
+            raise ValueError(f"`series` must hold real numbers. Received: dtype={series.dtype}")
+    if len(series.shape) not in (1, 2, 3):
+        raise ValueError(
+            "`series` must have shape (batch, time, variates), (time, variates) or (time,). "
+            f"Received: shape={tuple(series.shape)}"
+        )
+    dtype = "float64" if keras.config.floatx() == "float64" else "float32"
+    series = ops.cast(ops.convert_to_tensor(series), dtype)
+    if len(series.shape) == 1:
+        series = series[:, None]
+    return series if len(series.shape) == 3 else series[None]
+
+
+def _mask(mask, series):
+    if mask is None:
+        return None
+    mask = ops.cast(ops.convert_to_tensor(mask), "bool")
+    if len(mask.shape) == 1:
+        mask = mask[None]
+    if tuple(mask.shape) != tuple(series.shape[:2]):
+        raise ValueError(
+            "`mask` must have the shape (batch, time) of the series, "
+            f"{tuple(series.shape[:2])}. Received: shape={tuple(mask.shape)}"
+        )
+    return mask
+
+
+def temporal_events(
+    series,
+    octaves=3,
+    scales=3,
+    sigma0=0.5,
+    contrast_threshold=0.005,
+    theta=1.0,
+    amplitude="mean",
+    cut=False,
+    missing=None,
+    mask=None,
+):
+    """Find the salient events of time series: extrema over time and scale (G 2.1.2, 6.4.2).
+
+    Every variate is smoothed at growing scales, neighbouring scales are subtracted, and a point
+    that is larger, or smaller, than its 8 neighbours in time and scale is an event (6.7).
+    `SaliencySeries` with the same arguments is the sum of
+    `amplitude * exp(-(t - time)**2 / (2 * sigma**2))` over the rows (6.8 to 6.11).
+
+    Args:
+        series: Array or tensor (batch, time, variates); (time, variates) and (time,) are one
+            series. A variate that holds NaN or infinity has no events, unless `missing` fills it.
+        octaves: How often the time resolution is halved, plus one. An octave with fewer than
+            three steps has no events.
+        scales: Scales per octave.
+        sigma0: Finest smoothing in steps, at least 0.3. The smallest events that can be found
+            have `sigma0 * 2**(1 / scales)`.
+        contrast_threshold: Smallest |difference of Gaussians| of an event, in the series' units.
+        theta: An event exceeds `theta` times the largest of its neighbours; below 1 more are
+            found, above 1 fewer.
+        amplitude: `"mean"` of the series' own steps within 3 sigma, its value at the `"center"`,
+            `"unit"` (1), or `"scale-space"`, the smoothed series (6.4) at the centre.
+        cut: Accepted so that the arguments are `SaliencySeries`'s; events do not depend on it.
+        missing: `"interpolate"` fills NaN and infinity on straight lines first.
+        mask: Bool (batch, time), `False` where a series is padded.
+
+    Returns:
+        A pandas frame sorted by batch, variate and time, with the columns `batch`, `variate`,
+        `time` (a float: step `t` of octave `o` lies at `2**o * t + (2**o - 1) / 2`), `octave`
+        (from 0), `scale` (1 to `scales`), `sigma = sigma0 * 2**(octave + scale / scales)` in
+        input steps, and `amplitude`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_saliency.scale_space import temporal_events
+
+    t = np.arange(200)
+    series = np.stack([np.exp(-((t - 60) ** 2) / 8), np.sin(t / 9)], axis=1)
+    print(temporal_events(series, octaves=4))
+    ```
+    """
+    import pandas as pd
+
+    settings = temporal.Settings(
+        octaves, scales, sigma0, contrast_threshold, theta, amplitude, cut, missing
+    )
+    series = _batch(series)
+    mask = _mask(mask, series)
+    batch, steps, variates = series.shape
+    per_slab = max(1, temporal.SLAB // max(1, steps * variates))
+    found = [np.zeros((0, len(COLUMNS)))]
+    for start in range(0, batch if steps * variates else 0, per_slab):
+        part = slice(start, start + per_slab)
+        prepared = temporal.prepare(settings, series[part], None if mask is None else mask[part])
+        for rows in _events_of_rows(settings, prepared):
+            rows[:, 0] += start
+            found.append(rows)
+    values = np.concatenate(found)
+    order = np.lexsort([values[:, 5], values[:, 2], values[:, 1], values[:, 0]])
+    frame = pd.DataFrame(values[order], columns=COLUMNS)
+    return frame.astype(dict.fromkeys(("batch", "variate", "octave", "scale"), "int64"))
+
+
+def _events_of_rows(settings, prepared):
+    variates = prepared.shape[1]
+    first = None if prepared.first is None else ops.convert_to_numpy(prepared.first)
+    for octave, events, number, block, amplitude in temporal.analyse(settings, prepared):
+        if amplitude is not None:
+            amplitude = ops.convert_to_numpy(amplitude)
+            amplitude = np.moveaxis(amplitude, 2, 1).reshape(-1, amplitude.shape[2], number * block)
+        for scale, mask in enumerate(events, start=1):
+            row, step = np.nonzero(ops.convert_to_numpy(mask).reshape(-1, number * block))
+            time = 2.0**octave * step + (2**octave - 1) / 2
+            if settings.amplitude == "unit":
+                value = np.ones(len(row))
+            elif settings.amplitude == "scale-space":
+                smooth = temporal.smoothed(settings, octave, scale, prepared)
+                smooth = ops.convert_to_numpy(smooth)
+                low, high = np.floor(time).astype(int), np.ceil(time).astype(int)
+                value = (smooth[row, low] + smooth[row, high]) / 2
+            else:
+                value = amplitude[row, min(scale, amplitude.shape[1]) - 1, step]
+            sample = row // variates
+            if first is not None:
+                time = time + first[sample]
+            n = len(row)
+            yield np.stack(
+                [
+                    sample,
+                    row % variates,
+                    time,
+                    np.full(n, octave),
+                    np.full(n, scale),
+                    np.full(n, settings.sigma(scale) * 2**octave),
+                    value,
+                ],
+                axis=1,
+            ).astype("float64")
+
+
+@dataclasses.dataclass(frozen=True)
+class TemporalScaleSpace:
+    """The Gaussian scale space of a batch of series, one entry per octave.
+
+    Attributes:
+        smoothed: List of arrays (batch, scales + 3, time / 2**octave, variates).
+        differences: List of arrays (batch, scales + 2, time / 2**octave, variates), each scale
+            less the one below it (G equations 2.15, 6.5).
+        times: List of arrays: where the steps of each octave lie, in input steps.
+        sigmas: Array (octaves, scales + 3): standard deviations in input steps. Difference `s`
+            belongs to `sigmas[:, s]`; events have `s` from 1 to `scales`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_saliency.scale_space import TemporalScaleSpace, temporal_scale_space
+
+    space: TemporalScaleSpace = temporal_scale_space(np.random.rand(100))
+    print(space.sigmas)
+    ```
+    """
+
+    smoothed: list
+    differences: list
+    times: list
+    sigmas: np.ndarray
+
+
+def temporal_scale_space(series, octaves=3, scales=3, sigma0=0.5, missing=None):
+    """Smooth time series at growing scales (G 2.1.2.1, 6.4.2.1).
+
+    At each octave the series is halved by averaging pairs (2.16); within one, `scales + 3`
+    smoothings make `scales + 2` differences, so that every reported scale has both neighbours.
+    Borders replicate the edge value.
+
+    Args:
+        series: Array (batch, time, variates), (time, variates) or (time,).
+        octaves, scales, sigma0, missing: As for `temporal_events`.
+
+    Returns:
+        A `TemporalScaleSpace` of NumPy arrays. Octaves with fewer than three steps are left out.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_saliency.scale_space import temporal_scale_space
+
+    space = temporal_scale_space(np.random.rand(2, 100, 4), octaves=2)
+    print([a.shape for a in space.smoothed])  # [(2, 6, 100, 4), (2, 6, 50, 4)]
+    ```
+    """
+    settings = temporal.Settings(octaves, scales, sigma0, missing=missing)
+    series = _batch(series)
+    batch, _, variates = series.shape
+    prepared = temporal.prepare(settings, series)
+    base = ops.convert_to_numpy(prepared.base + prepared.poison).reshape(batch, 1, 1, variates)
+    smoothed, times = [], []
+    for octave, rows, margin in temporal.pyramid(settings, prepared.rows - prepared.base):
+        planes = ops.convert_to_numpy(temporal.smooth_octave(settings, octave, rows, margin))
+        planes = planes.reshape(batch, variates, *planes.shape[1:])
+        smoothed.append(np.moveaxis(planes, 1, 3) + base)
+        times.append(2.0**octave * np.arange(planes.shape[-1]) + (2**octave - 1) / 2)
+    sigmas = scale_sigmas(octaves, scales, sigma0)[: len(smoothed)]
+    return TemporalScaleSpace(smoothed, [np.diff(a, axis=1) for a in smoothed], times, sigmas)
+
+
+def temporal_extrema(differences, contrast_threshold=0.005, theta=1.0):
+    """Mark the extrema of differences of Gaussians over time and scale (G 2.1.2.2, eq. 6.7).
+
+    Args:
+        differences: Array (batch, scales + 2, time, variates): one octave of
+            `TemporalScaleSpace.differences`.
+        contrast_threshold, theta: As for `temporal_events`.
+
+    Returns:
+        A bool array (batch, scales, time, variates). The first and the last step lack neighbours
+        and are never extrema. Values that agree to one part in 10^5 are equal: of them, the
+        earliest step at the finest scale is the extremum.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_saliency.scale_space import temporal_extrema, temporal_scale_space
+
+    space = temporal_scale_space(np.random.rand(1, 100, 2))
+    print([temporal_extrema(d).sum() for d in space.differences])
+    ```
+    """
+    differences = np.asarray(differences)
+    if differences.ndim != 4 or differences.shape[1] < 3:
+        raise ValueError(
+            "`differences` must have shape (batch, at least 3 scales, time, variates). "
+            f"Received: shape={differences.shape}"
+        )
+    batch, planes, steps, variates = differences.shape
+    settings = temporal.Settings(
+        scales=planes - 2, contrast_threshold=contrast_threshold, theta=theta
+    )
+    result = np.zeros((batch, planes - 2, steps, variates), bool)
+    if steps < 3:
+        return result
+    rows = np.moveaxis(differences, 3, 1).reshape(-1, 1, planes, steps)
+    rows = ops.convert_to_tensor(rows)
+    for s in range(1, planes - 1):
+        found = ops.convert_to_numpy(temporal.extrema(rows, s, settings))
+        found = found.reshape(batch, variates, steps - 2)
+        result[:, s - 1, 1:-1] = np.moveaxis(found, 1, 2)
+    return result
