@@ -1,8 +1,12 @@
 """The example in every public docstring runs as it stands."""
 
+import doctest
 import inspect
 import re
 import textwrap
+
+import keras
+import numpy as np
 
 import keras_saliency
 
@@ -36,7 +40,14 @@ def pytest_generate_tests(metafunc):
 
 def test_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = BLOCK.findall(inspect.getdoc(OBJECTS[name]) or "")
-    assert blocks, f"{name} has no example (a fenced python block)"
+    text = inspect.getdoc(OBJECTS[name]) or ""
+    blocks = BLOCK.findall(text)
     for block in blocks:
         exec(compile(textwrap.dedent(block), f"<docstring of {name}>", "exec"), {})
+    # Examples at a prompt also promise what is printed.
+    names = {**vars(keras_saliency), "keras": keras, "keras_saliency": keras_saliency, "np": np}
+    names[name.rsplit(".", 1)[1]] = OBJECTS[name]
+    prompts = doctest.DocTestParser().get_doctest(text, names, name, None, None)
+    result = doctest.DocTestRunner().run(prompts)
+    assert not result.failed
+    assert blocks or result.attempted, f"{name} has no example"
