@@ -7,6 +7,11 @@ import os
 installed = [b for b in ("tensorflow", "jax", "torch") if importlib.util.find_spec(b)]
 os.environ.setdefault("KERAS_BACKEND", installed[0])
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Tests run each compiled function once or twice: what counts is how long XLA compiles.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 import harness
 import keras
