@@ -105,12 +105,17 @@ def nested():
     return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
 
 
+@keras.saving.register_keras_serializable(package="tests")
+def double(t):
+    return t * 2.0
+
+
 def operations():
     inputs = keras.Input((8, 8, 3))
     x = ops.relu(conv(name="a")(inputs) + 1.0)
     x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = ops.max_pool(x[:, 1:-1, 1:-1], 2)
-    x = layers.Lambda(lambda t: t * 2.0)(conv(name="b")(x))
+    x = layers.Lambda(double)(conv(name="b")(x))
     return keras.Model(inputs, ops.mean(x, axis=(1, 2)))
 
 
