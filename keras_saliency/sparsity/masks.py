@@ -49,17 +49,15 @@ class _Array:
 
 
 class _Limited:
-    """Edge scores, scaled, of which only the positions in `allowed` may be dropped."""
+    """Edge scores of which only the positions in `allowed` may be dropped."""
 
-    def __init__(self, edges, allowed=None, exponent=0.0):
+    def __init__(self, edges, allowed=None):
         self.size = edges.size
         self._edges = edges
         self._allowed = allowed
-        self._factor = np.exp2(np.float64(exponent))
 
     def blocks(self):
         for start, stop, block in self._edges.blocks():
-            block = block if self._factor == 1 else block * self._factor
             if self._allowed is not None:
                 # Even an infinite score that is allowed stays below the ones that are not.
                 block = np.minimum(block, np.finfo(np.float64).max)
@@ -313,9 +311,10 @@ class MaskMaker:
         return drop if forced is None else drop | forced
 
     def _global(self, pairs, sparsity, forced):
-        top = max(edges.exponent for _, edges, _ in pairs)
+        # Equation 4.11 multiplies scores by a matrix norm per layer: taken literally, the layers
+        # near the output would lose every edge. With a mean significance of 1 layers compare.
         if self.granularity == "channel":
-            groups = channel_groups(pairs, top)
+            groups = channel_groups(pairs)
             scores = [_Array(group.scores) for group in groups]
             fixed = [group.forced(forced) for group in groups]
             count = round(sparsity * sum(group.scores.size for group in groups))
@@ -332,8 +331,7 @@ class MaskMaker:
             for kernel, edges, _ in pairs
         ]
         items = [
-            _Limited(edges, allow, edges.exponent - top)
-            for (_, edges, _), allow in zip(pairs, allowed, strict=True)
+            _Limited(edges, allow) for (_, edges, _), allow in zip(pairs, allowed, strict=True)
         ]
         count = round(sparsity * sum(kernel.size for kernel, _, _ in pairs))
         if isinstance(self.granularity, tuple):
@@ -354,7 +352,7 @@ class MaskMaker:
             together = [k for k in self.kernels if k.owner is kernel.owner]
             if _units(kernel) and len(waiting[id(kernel.owner)]) < len(together):
                 continue
-            for group in channel_groups(waiting.pop(id(kernel.owner)), None):
+            for group in channel_groups(waiting.pop(id(kernel.owner))):
                 target = targets[group.kernels[0].key]
                 count = round(target * group.scores.size)
                 (drop,) = _drop_with([_Array(group.scores)], [group.forced(forced)], count)
@@ -450,13 +448,11 @@ def _channel_view(array, kernel):
     return moved.reshape(-1, outputs // units, units)
 
 
-def channel_groups(pairs, top):
+def channel_groups(pairs):
     """Channel scores: sums of edge scores; kernels of a recurrent cell are added up."""
     groups = {}
     for kernel, edges, _ in pairs:
         array = edges.array()
-        if top is not None:
-            array *= np.exp2(np.float64(edges.exponent - top))
         scores = _channel_view(array, kernel).sum(axis=(0, 1))
         key = (id(kernel.owner), _units(kernel)) if _units(kernel) else kernel.key
         if key in groups:

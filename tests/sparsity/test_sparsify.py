@@ -224,13 +224,13 @@ def test_global_scope_ranks_all_edges_together():
 
 def test_global_scope_with_isparse_compares_layers_on_one_scale():
     model, x = mlp(), samples(29, 7)
-    # The last layer's edges reach the output directly; scaling another layer must not matter less.
+    # Each layer's neurons have a mean significance of 1, or the last layers would lose everything.
     sparse = keras_saliency.sparsify(model, 0.5, data=x, scores="identity", scope="global")
     w1, w2, w3 = (np.abs(compat.to_numpy(v).astype("float64")) for v in model.get_weights()[::2])
     n3 = np.ones(3)
     n2 = w3 @ n3
     n1 = w2 @ n2
-    scores = [w1 * n1, w2 * n2, w3 * n3]
+    scores = [w * n / n.mean() for w, n in ((w1, n1), (w2, n2), (w3, n3))]
     flat = np.concatenate([s.reshape(-1) for s in scores])
     gone = np.argsort(flat, kind="stable")[: round(0.5 * flat.size)]
     masks = np.concatenate([mask.reshape(-1) for mask in masks_of(sparse).values()])
