@@ -200,11 +200,12 @@ def write(name, frame, notes="", small=False):
     with path.open("w") as file:
         file.writelines(f"# {key}: {value}\n" for key, value in head.items())
         frame.to_csv(file, index=False)
-    sections = [f"# {name}\n\nMeasured by `python benchmarks/{name}.py`, once per backend.\n"]
+    script = Path(sys.argv[0]).name
+    sections = [f"# {name}\n\nMeasured by `python benchmarks/{script}`, once per backend.\n"]
     for part in sorted(RESULTS.glob(f"{name}.*.csv")):
         lines = part.read_text().splitlines()
-        found = dict(x[2:].split(": ", 1) for x in lines if x.startswith("# ") and ": " in x)
-        table = markdown(pd.read_csv(part, comment="#"))
+        found = dict(line[2:].split(": ", 1) for line in lines[: len(head)])
+        table = markdown(pd.read_csv(part, skiprows=len(head)))
         note = f"{found['notes']}\n\n" if found.get("notes") else ""
         sections.append(f"## {found['backend']}\n\n{found['machine']}\n\n{note}{table}\n")
     (RESULTS / f"{name}.md").write_text("\n".join(sections))

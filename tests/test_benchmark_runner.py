@@ -47,7 +47,7 @@ def test_confidence_interval(runner):
 
 def test_each_backend_keeps_its_section(runner, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "RESULTS", tmp_path)
-    frame = pd.DataFrame({"task": ["a"], "ratio": [1.25]})
+    frame = pd.DataFrame({"task": ["a (#1)"], "ratio": [1.25]})
     for backend in ("jax", "torch"):
         monkeypatch.setattr(runner, "backend", lambda backend=backend: backend)
         monkeypatch.setattr(runner, "machine", lambda: "2 cores")
@@ -55,5 +55,5 @@ def test_each_backend_keeps_its_section(runner, tmp_path, monkeypatch):
     runner.write("demo", frame * 2, small=True)
     text = (tmp_path / "demo.md").read_text()
     assert text.index("## jax") < text.index("## torch")
-    assert text.count("| a | 1.25 |") == 2
+    assert text.count("| a (#1) | 1.25 |") == 2
     assert text.count("Measured: once.") == 2

