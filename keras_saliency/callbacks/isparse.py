@@ -57,9 +57,19 @@ class iSparseCallback(keras.callbacks.Callback):
     Example:
 
     ```python
-    model.fit(x, y, epochs=20, callbacks=[
-        keras_saliency.iSparseCallback(0.8, data=x[:256], schedule="polynomial", end=15),
-    ])
+    import keras
+    import numpy as np
+    import keras_saliency
+
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)]
+    )
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(64, 8))
+    callback = keras_saliency.iSparseCallback(0.75, data=x, schedule="polynomial", end=2)
+    history = model.fit(x, x[:, :3], epochs=3, verbose=0, callbacks=[callback])
+    print(history.history["sparsity"])  # rises to 0.75
+    assert (model.layers[0].get_weights()[0] == 0).sum() >= 96
     ```
     """
 

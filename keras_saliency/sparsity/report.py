@@ -42,7 +42,18 @@ def sparsity_report(model, layers=None, exclude=None, skipped=False):
 
     Example:
 
-    >>> sparsity_report(sparsify(model, 0.5, method="magnitude"))[["layer", "size", "zeros"]]
+    ```python
+    import keras
+    import keras_saliency
+
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16, name="first"), keras.layers.Dense(3)]
+    )
+    sparse = keras_saliency.sparsify(model, {"first": 0.75}, method="magnitude")
+    report = keras_saliency.sparsity_report(sparse)
+    assert report["zeros"].tolist() == [96, 0]
+    assert report.attrs["total"]["kept"] == 80
+    ```
     """
     import pandas as pd
 
@@ -126,12 +137,29 @@ def sensitivity(
 
     Returns:
         A pandas frame with the columns `layer`, `sparsity`, `size`, and the metrics (`loss`, ...),
-        a row per kernel and sparsity. `keras_saliency.visualization.sparsity.plot_sensitivity`
-        draws it.
+        a row per kernel and sparsity. `keras_saliency.visualization.plot_sensitivity` draws
+        it.
 
     Raises:
         ValueError, TypeError: As `sparsify`; or if the model is not compiled and there is no
             `metric`.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_saliency
+
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)]
+    )
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(64, 8))
+    frame = keras_saliency.sensitivity(model, (x, x[:, :3]), sparsities=(0.5, 0.9))
+    assert frame["sparsity"].tolist() == [0.0, 0.5, 0.9] * 2  # for each of the layers
+    print(frame[["layer", "sparsity", "loss"]])
+    ```
     """
     import pandas as pd
 

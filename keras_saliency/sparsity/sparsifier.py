@@ -19,14 +19,6 @@ class Sparsifier:
     set to 0; their last value is remembered for the scores, so that they can come back, at 0,
     when it is worth it (G 4.5 computes all scores anew).
 
-    ```python
-    sparsifier = keras_saliency.Sparsifier(model, 0.8, data=x_sample, frequency=100)
-    for x, y in batches:
-        sparsifier.step()               # counts the batch, and computes the masks if it is time
-        train_on(x, y)                  # your update of the weights, by any optimizer
-        sparsifier.apply()              # masked weights are exactly 0 again
-    ```
-
     Args:
         model: A built model, plain or masked. It is changed in place.
         sparsity, data, method, scores, scope, granularity, order, layers, exclude, seed,
@@ -47,6 +39,26 @@ class Sparsifier:
 
     Raises:
         ValueError, TypeError: As `sparsify` and `Schedule` do, before anything is changed.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_saliency
+
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)]
+    )
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(64, 8))
+    sparsifier = keras_saliency.Sparsifier(model, 0.75, data=x, frequency=4)
+    for batch in np.split(x, 8):
+        sparsifier.step()  # counts the batch, and computes the masks if it is time
+        model.train_on_batch(batch, batch[:, :3])  # or an update of your own
+        sparsifier.apply()  # masked weights are exactly 0 again
+    assert (model.layers[0].get_weights()[0] == 0).sum() >= 96
+    ```
     """
 
     def __init__(

@@ -23,6 +23,22 @@ def plot_masks(models, layer, reference=None):
 
     Raises:
         ValueError: If a model has no such layer, or `reference` is no title.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_saliency
+    from keras_saliency.visualization import plot_masks
+
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, name="first")])
+    models = {
+        method: keras_saliency.sparsify(model, 0.5, method=method)
+        for method in ("magnitude", "random")
+    }
+    figure = plot_masks(models, "first", reference="magnitude")
+    figure.savefig("masks.png")
+    ```
     """
     import matplotlib.pyplot as plt
     from matplotlib.colors import to_rgb
@@ -78,6 +94,23 @@ def plot_accuracy(frame, value="accuracy", by="method", ax=None):
 
     Returns:
         The matplotlib figure.
+
+    Example:
+
+    ```python
+    import pandas as pd
+    from keras_saliency.visualization import plot_accuracy
+
+    rows = [
+        ("isparse", 0.5, 0.97),
+        ("isparse", 0.9, 0.91),
+        ("magnitude", 0.5, 0.96),
+        ("magnitude", 0.9, 0.82),
+        (None, 0.0, 0.98),  # the dense model
+    ]
+    figure = plot_accuracy(pd.DataFrame(rows, columns=["method", "sparsity", "accuracy"]))
+    figure.savefig("accuracy.png")
+    ```
     """
     import matplotlib.pyplot as plt
 
@@ -118,6 +151,18 @@ def plot_weights(model, layers=None, bins=101, ax=None):
 
     Returns:
         The matplotlib figure.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_saliency
+    from keras_saliency.visualization import plot_weights
+
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16)])
+    sparse = keras_saliency.sparsify(model, 0.5, method="magnitude")
+    plot_weights(sparse).savefig("weights.png")
+    ```
     """
     import matplotlib.pyplot as plt
     from keras import ops
@@ -160,6 +205,21 @@ def plot_sensitivity(frame, value=None, ax=None):
 
     Raises:
         ValueError: If the frame has no such column.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_saliency
+    from keras_saliency.visualization import plot_sensitivity
+
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(64, 8))
+    frame = keras_saliency.sensitivity(model, (x, x[:, :3]), sparsities=(0.5, 0.9))
+    plot_sensitivity(frame, value="loss").savefig("sensitivity.png")
+    ```
     """
     import matplotlib.pyplot as plt
 
