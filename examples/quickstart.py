@@ -39,14 +39,14 @@ def digits(size=16):
     return train_test_split(images, data.target, test_size=0.3, random_state=0)
 
 
-def train(model, x, y, epochs, callbacks=()):
+def train(model, x, y, epochs, callbacks=(), batch_size=64):
     """Fit `model`; return the median seconds per epoch, without the first, which compiles."""
     marks = [time.perf_counter()]
     clock = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: marks.append(time.perf_counter())
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x, y, batch_size=64, epochs=epochs, verbose=0, callbacks=[clock, *callbacks])
+    model.fit(x, y, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[clock, *callbacks])
     seconds = np.diff(marks)
     return float(np.median(seconds[1:] if epochs > 1 else seconds))
 
@@ -173,10 +173,52 @@ def xm2a(small):
     print(f"Where the heads look: {OUTPUT / 'heads.png'}")
 
 
+def sdma(small):
+    """SDMA, before training: what happens in a time series becomes a second input."""
+    from aeon.datasets import load_basic_motions
+
+    parts = [load_basic_motions(split=split) for split in ("train", "test")]
+    (x_train, y_train), (x_test, y_test) = (
+        (np.moveaxis(x, 1, 2).astype("float32"), np.unique(y, return_inverse=True)[1])
+        for x, y in parts
+    )
+    mean, std = x_train.mean((0, 1)), x_train.std((0, 1))
+    x_train, x_test = (x_train - mean) / std, (x_test - mean) / std
+    events = keras_saliency.scale_space.temporal_events(x_train[:1])
+    print(f"{len(events)} salient events in the first recording, the largest of them:")
+    print(events.nlargest(3, "sigma").round(2).to_string(index=False))
+    rows = []
+    for name, layer in {
+        "LSTM": keras.layers.LSTM(12),
+        "SDMA": keras_saliency.SDMACrossAttention(12, return_sequences=False),
+    }.items():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input(x_train.shape[1:]),
+                layer,
+                keras.layers.Dense(4, activation="softmax"),
+            ]
+        )
+        train(model, x_train, y_train, 1 if small else 40, batch_size=8)
+        rows.append(
+            {
+                "model": name,
+                "accuracy": f"{accuracy(model, x_test, y_test):.3f}",
+                "parameters": f"{model.count_params():,}",
+            }
+        )
+    print(pd.DataFrame(rows).to_string(index=False))
+    figure = keras_saliency.visualization.plot_saliency(x_train[0], variates=[0, 1, 2])
+    figure.savefig(OUTPUT / "saliency.png", dpi=120)
+    print(f"A recording, its events and its saliency: {OUTPUT / 'saliency.png'}")
+
+
 SECTIONS = {
     "isparse": isparse,
     "racknet": racknet,
     "san": san,
+    "sdma": sdma,
     "xm2a": xm2a,
 }
 
