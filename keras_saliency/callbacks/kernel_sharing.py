@@ -46,6 +46,15 @@ def update_kernel_sharing(model):
     Returns:
         The number of kernels whose mapping changed. A model that shares nothing is left alone.
 
+    Example:
+
+    >>> import keras_saliency
+    >>> from keras_saliency.callbacks import update_kernel_sharing
+    >>> stats = keras_saliency.DatasetStatistics.from_counts([[2, 3]], (9, 9, 1), num_classes=2)
+    >>> model = keras_saliency.RACKNet.from_statistics(stats, budget=10, network="rcnn")
+    >>> update_kernel_sharing(model)  # a new model is up to date; after own changes of weights
+    0
+
     Source: G 3.4.6.2.
     """
     patterns = {}
@@ -88,9 +97,15 @@ class KernelSharingCallback(keras.callbacks.Callback):
     Example:
 
     ```python
-    model = keras_saliency.RACKNet.build((x, y), budget=400, network="rcnn")
+    import numpy as np
+    from keras_saliency import DatasetStatistics, RACKNet
+    from keras_saliency.callbacks import KernelSharingCallback
+
+    x, y = np.random.uniform(size=(32, 9, 9, 1)), np.arange(32) % 2
+    stats = DatasetStatistics.from_counts([[2, 3]], (9, 9, 1), num_classes=2)
+    model = RACKNet.from_statistics(stats, budget=10, network="rcnn", steps=1)
     model.compile("rmsprop", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x, y, callbacks=[keras_saliency.callbacks.KernelSharingCallback()])
+    model.fit(x, y, callbacks=[KernelSharingCallback()])
     ```
 
     Source: G 3.4.6.2.

@@ -33,7 +33,27 @@ class LeftOut(typing.NamedTuple):
 
 
 class AttentionReport:
-    """What `add_attention` did: `placed` and `left_out` are tuples; printing shows a table."""
+    """What `add_attention` did; printing it shows a table.
+
+    Attributes:
+        placed: Tuple of `(layer, attention, shape)`: behind which layer which attention layer
+            stands, and the shape of the features.
+        left_out: Tuple of `(layer, reason, failed)`: places without attention; `failed` where it
+            was tried and an error was the reason.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_saliency import add_attention
+    >>> plain = keras.Sequential([
+    ...     keras.Input((28, 28, 1)),
+    ...     keras.layers.Conv2D(8, 3, activation="relu", name="features"),
+    ...     keras.layers.MaxPooling2D(),
+    ... ])
+    >>> add_attention(plain, "se", ratio=4).attention_report
+    attention at 1 places
+      features: features_attention on (None, 26, 26, 8)
+    """
 
     def __init__(self, placed, left_out):
         self.placed = tuple(placed)

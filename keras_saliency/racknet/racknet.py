@@ -141,6 +141,11 @@ class RACKNet:
         Example:
 
         ```python
+        from sklearn.datasets import load_digits
+        import keras_saliency
+
+        digits = load_digits()
+        x, y = digits.images, digits.target
         model = keras_saliency.RACKNet.build((x, y), budget=400)
         model.compile("rmsprop", "sparse_categorical_crossentropy", metrics=["accuracy"])
         model.fit(x, y, epochs=10, validation_split=0.1)

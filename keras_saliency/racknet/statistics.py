@@ -25,6 +25,13 @@ class Component:
         members: int, keypoints whose entropy belongs to it.
         described: int, descriptors that were clustered, at most `max_descriptors`.
         sigma: float, mean scale of those keypoints in pixels of the image.
+
+    Example:
+
+    >>> from keras_saliency.racknet import Component
+    >>> simple = Component(clusters=3, mean=2.5, std=0.4)
+    >>> simple.clusters
+    3
     """
 
     clusters: int
@@ -49,6 +56,14 @@ class Octave:
         sigma: float, mean scale in pixels of the image.
         histogram: tuple of ints, keypoints per entropy bin; bin i covers
             `[i * bin_size, (i + 1) * bin_size)` bits.
+
+    Example:
+
+    >>> from keras_saliency import DatasetStatistics
+    >>> from keras_saliency.racknet import Component, Octave
+    >>> finest = Octave(0, (Component(3), Component(5)), keypoints=240)
+    >>> DatasetStatistics((finest,), input_shape=(28, 28, 1)).clusters
+    ((3, 5),)
     """
 
     index: int
@@ -67,6 +82,16 @@ class Sample:
         height, width: ints.
         pixels: str, the grey levels, row by row, compressed (zlib) and in base64.
         keypoints: tuple of (x, y, sigma, octave), in pixels of this picture.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_saliency.racknet import Sample
+    >>> sample = Sample.from_array(np.eye(5, dtype="uint8"), [(2.0, 2.0, 1.3, 0)])
+    >>> sample.to_array().shape
+    (5, 5)
+    >>> sample.keypoints
+    ((2.0, 2.0, 1.3, 0),)
     """
 
     height: int

@@ -28,6 +28,16 @@ class ImageKeypoints(NamedTuple):
         octave: int16, 0 for the finest, the one of the doubled image.
         descriptor: uint8 (n, 128), the histogram of gradients around the centre; lengths are
             about 512.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_saliency.scale_space import image_keypoints
+    >>> image = np.zeros((48, 48), "uint8")
+    >>> image[18:30, 18:30] = 255
+    >>> found = image_keypoints(image)
+    >>> found.descriptor.shape == (len(found.x), 128)
+    True
     """
 
     x: np.ndarray
@@ -235,6 +245,16 @@ def image_keypoints(image, engine="auto", contrast_threshold=0.04, max_octaves=N
 
     Raises:
         ValueError: when `image` is no such array or holds NaN.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_saliency.scale_space import image_keypoints
+    >>> image = np.zeros((48, 48), "uint8")
+    >>> image[18:30, 18:30] = 255
+    >>> found = image_keypoints(image)
+    >>> float(found.x[0].round()), float(found.y[0].round())
+    (24.0, 24.0)
 
     Source: Lowe 2004; G 2.1.1.
     """

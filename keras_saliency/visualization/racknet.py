@@ -42,6 +42,19 @@ def plot_entropies(statistics, ax=None):
     Returns:
         A `matplotlib.figure.Figure`.
 
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_saliency import RACKNet
+    from keras_saliency.visualization import plot_entropies
+
+    images = np.random.default_rng(0).integers(0, 256, (80, 32, 32), "uint8")
+    stats = RACKNet.analyze(images, n_jobs=1, verbose=0)
+    figure = plot_entropies(stats)
+    figure.savefig("entropies.png")
+    ```
+
     Source: G figure 3.4.
     """
     import numpy as np
@@ -90,6 +103,19 @@ def plot_keypoints(statistics, ax=None):
 
     Returns:
         A `matplotlib.figure.Figure`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_saliency import RACKNet
+    from keras_saliency.visualization import plot_keypoints
+
+    images = np.random.default_rng(0).integers(0, 256, (80, 32, 32), "uint8")
+    stats = RACKNet.analyze(images, n_jobs=1, verbose=0)
+    figure = plot_keypoints(stats)
+    figure.savefig("keypoints.png")
+    ```
     """
     from matplotlib.patches import Circle
 
@@ -135,6 +161,15 @@ def plot_design(statistics, budget=400, strategy="racknet", ax=None):
 
     Returns:
         A `matplotlib.figure.Figure`.
+
+    Example:
+
+    ```python
+    from keras_saliency.visualization import plot_design
+
+    figure = plot_design([[3, 5], [2, 2, 4]], budget=64)
+    figure.savefig("design.png")
+    ```
     """
     kernels = allocate(statistics, budget, strategy)
     layers = sum(map(len, kernels))
@@ -180,6 +215,19 @@ def plot_statistics(statistics, budget=400, strategy="racknet"):
 
     Returns:
         A `matplotlib.figure.Figure`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_saliency import RACKNet
+    from keras_saliency.visualization import plot_statistics
+
+    images = np.random.default_rng(0).integers(0, 256, (80, 32, 32), "uint8")
+    stats = RACKNet.analyze(images, n_jobs=1, verbose=0)
+    figure = plot_statistics(stats, budget=64)
+    figure.savefig("statistics.png")
+    ```
     """
     import matplotlib.pyplot as plt
 

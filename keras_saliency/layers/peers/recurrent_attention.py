@@ -76,7 +76,7 @@ class RecurrentAttention(FeatureAttention):
         keras.Input((None, 5)),
         keras.layers.LSTM(64, return_sequences=True),
         RecurrentAttention(),
-        keras.layers.AveragePooling1D(),
+        keras.layers.GlobalAveragePooling1D(),
     ])
     ```
     """
