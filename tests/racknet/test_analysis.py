@@ -316,7 +316,9 @@ def test_build_learns_digits():
     x, y = DIGITS.images / 16, DIGITS.target
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # 8 pixels a side
-        model = RACKNet.build((x, y), budget=64, dropout=0.0, normalization="batch", verbose=0)
+        model = RACKNet.build(
+            (x, y), 64, dropout=0.0, normalization="batch", max_images=500, n_jobs=1, verbose=0
+        )
     convolutions = [v for v in model.layers if isinstance(v, keras.layers.Conv2D)]
     assert sum(v.filters for v in convolutions) == 64
     assert model.output_shape == (None, 10)
@@ -324,7 +326,6 @@ def test_build_learns_digits():
         keras.optimizers.RMSprop(0.004),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        jit_compile=False,
     )
     model.fit(x[:600], y[:600], batch_size=50, epochs=5, verbose=0)
     assert model.evaluate(x[1400:], y[1400:], batch_size=397, verbose=0)[1] > 0.6
