@@ -51,6 +51,7 @@ def test_float64_is_the_measure_of_float32():
 def test_gradient_is_that_of_the_amplitudes():
     x = np.random.default_rng(9).normal(size=(1, 37, 1)).astype("float32")
     layer = SaliencySeries()
+    layer.build(x.shape)
 
     def loss(result):
         return keras.ops.sum(result)

@@ -11,14 +11,16 @@ class _VariateAttentionCell(keras.layers.Layer):
     """An LSTM that, at each step, weighs the variates by what it remembers.
 
     What each whole series says about itself comes along as a state that does not change: a
-    recurrent layer has no other way to hand a constant to its cell.
+    recurrent layer has no other way to hand a constant to its cell. It comes flat, since with a
+    mask JAX's recurrence takes states of two axes only.
     """
 
     def __init__(self, units, variates, activation, look, energy, cell, **kwargs):
         super().__init__(**kwargs)
         self.look, self.energy, self.cell = look, energy, cell
         self.activation = activation
-        self.state_size = [units, units, (variates, units)]
+        self.variates, self.units = variates, units
+        self.state_size = [units, units, variates * units]
         self.output_size = variates
 
     def build(self, input_shape):
@@ -27,7 +29,8 @@ class _VariateAttentionCell(keras.layers.Layer):
     def call(self, inputs, states):
         h, c, keys = states
         query = self.look(ops.concatenate([h, c], axis=-1))
-        energies = self.energy(self.activation(query[:, None] + keys))[..., 0]
+        by_variate = ops.reshape(keys, (-1, self.variates, self.units))
+        energies = self.energy(self.activation(query[:, None] + by_variate))[..., 0]
         share = ops.softmax(energies, axis=-1)
         attended = inputs * share
         _, (h, c) = self.cell(attended, [h, c])
@@ -146,7 +149,8 @@ class DSTP(SequenceAttention):
         mask = None if exists is None else exists[..., 0]
         zeros = ops.zeros_like(x[:, 0, :1]) * ops.zeros((1, self._units), dtype=x.dtype)
         for key, phase in zip(self.keys, self.phases, strict=True):
-            states = [zeros, zeros, key(ops.swapaxes(x, 1, 2))]
+            keys = ops.reshape(key(ops.swapaxes(x, 1, 2)), (-1, channels * self._units))
+            states = [zeros, zeros, keys]
             both = phase(x, initial_state=states, mask=mask)
             x, h = both[..., :channels], both[..., channels:]
             x = keep(x, exists)
