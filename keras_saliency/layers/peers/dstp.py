@@ -11,8 +11,8 @@ class _VariateAttentionCell(keras.layers.Layer):
     """An LSTM that, at each step, weighs the variates by what it remembers.
 
     What each whole series says about itself comes along as a state that does not change: a
-    recurrent layer has no other way to hand a constant to its cell. It comes flat, since with a
-    mask JAX's recurrence takes states of two axes only.
+    recurrent layer has no other way to hand a constant to its cell. It comes flat, and the
+    first state is the output itself, since so Keras's recurrence on JAX wants it under a mask.
     """
 
     def __init__(self, units, variates, activation, look, energy, cell, **kwargs):
@@ -20,21 +20,23 @@ class _VariateAttentionCell(keras.layers.Layer):
         self.look, self.energy, self.cell = look, energy, cell
         self.activation = activation
         self.variates, self.units = variates, units
-        self.state_size = [units, units, variates * units]
-        self.output_size = variates
+        self.output_size = variates + units
+        self.state_size = [self.output_size, units, variates * units]
 
     def build(self, input_shape):
         pass  # everything is built already
 
     def call(self, inputs, states):
-        h, c, keys = states
+        before, c, keys = states
+        h = before[:, self.variates :]
         query = self.look(ops.concatenate([h, c], axis=-1))
         by_variate = ops.reshape(keys, (-1, self.variates, self.units))
         energies = self.energy(self.activation(query[:, None] + by_variate))[..., 0]
         share = ops.softmax(energies, axis=-1)
         attended = inputs * share
         _, (h, c) = self.cell(attended, [h, c])
-        return ops.concatenate([attended, h], axis=-1), [h, c, keys]
+        output = ops.concatenate([attended, h], axis=-1)
+        return output, [output, c, keys]
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -150,7 +152,7 @@ class DSTP(SequenceAttention):
         zeros = ops.zeros_like(x[:, 0, :1]) * ops.zeros((1, self._units), dtype=x.dtype)
         for key, phase in zip(self.keys, self.phases, strict=True):
             keys = ops.reshape(key(ops.swapaxes(x, 1, 2)), (-1, channels * self._units))
-            states = [zeros, zeros, keys]
+            states = [ops.concatenate([ops.zeros_like(x[:, 0]), zeros], axis=-1), zeros, keys]
             both = phase(x, initial_state=states, mask=mask)
             x, h = both[..., :channels], both[..., channels:]
             x = keep(x, exists)
