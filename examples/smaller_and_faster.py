@@ -5,6 +5,8 @@
 Runs on scikit-learn's digits in well under a minute.
 """
 
+from pathlib import Path
+
 import keras
 import numpy as np
 from keras import layers
@@ -20,9 +22,8 @@ x, x_test, y, y_test = train_test_split(x, y, test_size=0.3, random_state=0, str
 
 inputs = keras.Input((8, 8, 1))
 h = layers.Conv2D(32, 3, padding="same", activation="relu")(inputs)
-for _ in range(1):
-    r = layers.Conv2D(32, 3, padding="same", activation="relu")(h)
-    h = layers.Add()([h, layers.Conv2D(32, 3, padding="same")(r)])
+r = layers.Conv2D(32, 3, padding="same", activation="relu")(h)
+h = layers.Add()([h, layers.Conv2D(32, 3, padding="same")(r)])
 h = layers.GlobalAveragePooling2D()(layers.ReLU()(h))
 model = keras.Model(inputs, layers.Dense(10)(h))
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -50,5 +51,6 @@ print(f"half the operations: accuracy {accuracy(small):.3f} after training on")
 
 # 3. What it brought, and a small file that plain Keras loads.
 print(keras_saliency.compare(model, small, x_test[:64]).to_string())
-size = keras_saliency.save_compressed(small, "small.keras")
-print(f"small.keras: {size:,} bytes")
+Path("output").mkdir(exist_ok=True)
+size = keras_saliency.save_compressed(small, "output/small.keras")
+print(f"output/small.keras: {size:,} bytes")
