@@ -79,6 +79,22 @@ def flat(x):
     return quotient(greater, x)
 
 
+def lines(x):
+    """The same, with the channels as an axis: of each place in a map, one line."""
+    batch, height, width, channels = x.shape
+    padded = ops.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=LOWEST)
+    row, total = width + 2, batch * (height + 2) * (width + 2)
+    edge = row + 1
+    size = total - 2 * edge
+    line = ops.reshape(padded, (total, channels))
+    centre, greater = line[edge : edge + size], 0
+    for i, j in OFFSETS:
+        start = edge + i * row + j
+        greater += ops.cast(line[start : start + size] > centre, "uint8")
+    greater = ops.pad(greater, [(0, 2 * edge), (0, 0)])
+    return quotient(ops.reshape(greater, padded.shape)[:, :height, :width], x)
+
+
 def in_place(x):
     """Pairs, added into slices of the count (PyTorch only)."""
     import torch
@@ -162,6 +178,7 @@ def main():
         "shifted, shares": shifted_shares,
         "pairs once": pairs,
         "flat": flat,
+        "lines": lines,
         "patches": patches,
     }
     if runner.backend() == "torch":

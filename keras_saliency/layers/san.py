@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_saliency.layers.depthwise import convolve_depthwise
 from keras_saliency.layers.discovery import find_features
 from keras_saliency.scale_space.extrema import (
     expand_mask,
@@ -315,6 +316,8 @@ class SANAttention(keras.layers.Layer):
             return extrema
         if valid is not None:
             extrema = ops.where(valid, extrema, ops.zeros_like(extrema))
+        if self.smoothing == "depthwise":
+            return convolve_depthwise(self.smoothing_layer, extrema)
         return self.smoothing_layer(extrema)
 
     def compute_mask(self, inputs, mask=None):

@@ -109,8 +109,10 @@ def temporal_events(
     found = [np.zeros((0, len(COLUMNS)))]
     for start in range(0, batch if steps * variates else 0, per_slab):
         part = slice(start, start + per_slab)
-        prepared = temporal.prepare(settings, series[part], None if mask is None else mask[part])
-        for rows in _events_of_rows(settings, prepared):
+        octaves = temporal.fused(_octaves)(
+            settings, series[part], None if mask is None else mask[part]
+        )
+        for rows in _rows_of_octaves(settings, octaves, variates):
             rows[:, 0] += start
             found.append(rows)
     values = np.concatenate(found)
@@ -119,25 +121,38 @@ def temporal_events(
     return frame.astype(dict.fromkeys(("batch", "variate", "octave", "scale"), "int64"))
 
 
-def _events_of_rows(settings, prepared):
-    variates = prepared.shape[1]
-    first = None if prepared.first is None else ops.convert_to_numpy(prepared.first)
-    for octave, events, number, block, amplitude in temporal.analyse(settings, prepared):
-        if amplitude is not None:
-            amplitude = ops.convert_to_numpy(amplitude)
-            amplitude = np.moveaxis(amplitude, 2, 1).reshape(-1, amplitude.shape[2], number * block)
+def _octaves(settings, series, mask):
+    """Return the first valid steps and, per octave, where events are and their amplitudes."""
+    prepared = temporal.prepare(settings, series, mask)
+    octaves = []
+    for octave, events, _, _, amplitude in temporal.analyse(settings, prepared):
+        if settings.amplitude == "scale-space":
+            amplitude = [
+                temporal.smoothed(settings, octave, scale, prepared)
+                for scale in range(1, settings.scales + 1)
+            ]
+        octaves.append((events, amplitude))
+    return prepared.first, octaves
+
+
+def _rows_of_octaves(settings, found, variates):
+    """Yield the frame's rows, an array of events by `COLUMNS` per octave and scale."""
+    first, octaves = keras.tree.map_structure(
+        lambda x: None if x is None else ops.convert_to_numpy(x), found
+    )
+    for octave, (events, amplitude) in enumerate(octaves):
         for scale, mask in enumerate(events, start=1):
-            row, step = np.nonzero(ops.convert_to_numpy(mask).reshape(-1, number * block))
+            row, block, inner = np.nonzero(mask)
+            step = block * mask.shape[2] + inner
             time = 2.0**octave * step + (2**octave - 1) / 2
             if settings.amplitude == "unit":
                 value = np.ones(len(row))
             elif settings.amplitude == "scale-space":
-                smooth = temporal.smoothed(settings, octave, scale, prepared)
-                smooth = ops.convert_to_numpy(smooth)
+                smooth = amplitude[scale - 1]
                 low, high = np.floor(time).astype(int), np.ceil(time).astype(int)
                 value = (smooth[row, low] + smooth[row, high]) / 2
             else:
-                value = amplitude[row, min(scale, amplitude.shape[1]) - 1, step]
+                value = amplitude[row, block, min(scale, amplitude.shape[2]) - 1, inner]
             sample = row // variates
             if first is not None:
                 time = time + first[sample]
@@ -212,16 +227,22 @@ def temporal_scale_space(series, octaves=3, scales=3, sigma0=0.5, missing=None):
     settings = temporal.Settings(octaves, scales, sigma0, missing=missing)
     series = _batch(series)
     batch, _, variates = series.shape
-    prepared = temporal.prepare(settings, series)
-    base = ops.convert_to_numpy(prepared.base + prepared.poison).reshape(batch, 1, 1, variates)
     smoothed, times = [], []
-    for octave, rows, margin in temporal.pyramid(settings, prepared.rows - prepared.base):
-        planes = ops.convert_to_numpy(temporal.smooth_octave(settings, octave, rows, margin))
+    for octave, planes in enumerate(temporal.fused(_planes)(settings, series)):
+        planes = ops.convert_to_numpy(planes)
         planes = planes.reshape(batch, variates, *planes.shape[1:])
-        smoothed.append(np.moveaxis(planes, 1, 3) + base)
+        smoothed.append(np.moveaxis(planes, 1, 3))
         times.append(2.0**octave * np.arange(planes.shape[-1]) + (2**octave - 1) / 2)
     sigmas = scale_sigmas(octaves, scales, sigma0)[: len(smoothed)]
     return TemporalScaleSpace(smoothed, [np.diff(a, axis=1) for a in smoothed], times, sigmas)
+
+
+def _planes(settings, series):
+    """Return per octave the smoothings (rows, scales + 3, time)."""
+    prepared = temporal.prepare(settings, series)
+    base = ops.expand_dims(prepared.base + prepared.poison, 1)
+    octaves = temporal.pyramid(settings, prepared.rows - prepared.base)
+    return [base + temporal.smooth_octave(settings, *octave) for octave in octaves]
 
 
 def temporal_extrema(differences, contrast_threshold=0.005, theta=1.0):

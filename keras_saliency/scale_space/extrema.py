@@ -130,15 +130,49 @@ def _count_greater(x, neighborhood, axes):
     """Return how many neighbours of each value are greater, as integers.
 
     Two formulations, since no one is good everywhere (`benchmarks/san_extrema.py`): XLA fuses
-    comparisons of shifted views into one pass, and TensorFlow's graphs run them well enough; in
-    eager PyTorch what costs is fresh memory, which adding in place saves.
+    the comparisons into one pass, and TensorFlow's graphs copy nothing for them; in eager
+    PyTorch what costs is fresh memory, which adding in place saves.
     """
     dtype = "uint8" if neighborhood ** len(axes) <= 256 else "int32"
     if keras.backend.backend() == "torch":
         return _count_greater_in_place(x, neighborhood, axes, dtype)
+    return _count_greater_in_lines(x, neighborhood, axes, dtype)
+
+
+def _count_greater_in_lines(x, neighborhood, axes, dtype):
+    """Compare lines of values with lines some places on, of the map laid out with its border."""
+    reach = neighborhood // 2
+    shape = list(ops.shape(x))
+    for axis in axes:
+        shape[axis] += 2 * reach
     lowest = _LOWEST[keras.backend.standardize_dtype(x.dtype)]
-    views = _shifted(x, neighborhood, axes, lowest)
-    return sum(ops.cast(shifted > x, dtype) for shifted in views)
+    padded = ops.pad(x, _widths(x, reach, axes), constant_values=lowest)
+    # All axes but the last become one: to look at a neighbour along them is to look that many
+    # lines on, a view of the same memory. Only the last axis, if it is one of space, is cut.
+    lines = ops.reshape(padded, (-1, shape[-1]))
+    cut = axes[-1] == len(shape) - 1
+    step, strides = 1, {}
+    for axis in reversed(range(len(shape) - 1)):
+        strides[axis] = step
+        step *= shape[axis]
+    edge = reach * sum(strides[axis] for axis in axes if axis in strides)
+    size = step - 2 * edge
+    if isinstance(size, int):
+        size = max(size, 0)  # an empty batch
+
+    def look(offset):
+        start = edge + sum(strides.get(a, 0) * o for a, o in zip(axes, offset, strict=True))
+        view = lines[start : start + size]
+        first = reach + offset[-1]
+        return view[:, first : first + ops.shape(x)[-1]] if cut else view
+
+    here = (0,) * len(axes)
+    centre = look(here)
+    offsets = itertools.product(range(-reach, reach + 1), repeat=len(axes))
+    count = sum(ops.cast(look(o) > centre, dtype) for o in offsets if o != here)
+    count = ops.pad(count, [(0, 2 * edge), (0, 0)])[:step]
+    count = ops.reshape(count, [*shape[:-1], ops.shape(x)[-1]])
+    return count[tuple(slice(0, n) for n in ops.shape(x))]
 
 
 def _count_greater_in_place(x, neighborhood, axes, dtype):
@@ -163,14 +197,9 @@ def _count_greater_in_place(x, neighborhood, axes, dtype):
 
 
 def _shifted(x, neighborhood, axes, outside):
-    """Yield `x` seen from each neighbour; beyond the border lies the value `outside`.
-
-    Sums and comparisons of these views are fused by XLA into one pass; without it, each costs
-    one pass. Either way no array larger than `x` and its border exists.
-    """
+    """Yield `x` seen from each neighbour; beyond the border lies the value `outside`."""
     reach = neighborhood // 2
-    widths = [(reach, reach) if axis in axes else (0, 0) for axis in range(len(x.shape))]
-    padded = ops.pad(x, widths, constant_values=outside)
+    padded = ops.pad(x, _widths(x, reach, axes), constant_values=outside)
     for offset in itertools.product(range(neighborhood), repeat=len(axes)):
         if set(offset) == {reach}:
             continue
@@ -178,3 +207,7 @@ def _shifted(x, neighborhood, axes, outside):
         for axis, start in zip(axes, offset, strict=True):
             view[axis] = slice(start, (start - neighborhood + 1) or None)
         yield padded[tuple(view)]
+
+
+def _widths(x, reach, axes):
+    return [(reach, reach) if axis in axes else (0, 0) for axis in range(len(x.shape))]

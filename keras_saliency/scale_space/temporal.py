@@ -648,21 +648,20 @@ def saliency(settings, series, mask=None):
     """Return the saliency series (6.11) of a float32 or float64 tensor (batch, time, variates)."""
     if 0 in [n for n in ops.shape(series) if isinstance(n, int)]:
         return ops.zeros_like(series)
-    return _fused(settings)(series, mask)
+    return fused(_saliency)(settings, series, mask)
 
 
-@functools.lru_cache(maxsize=128)
-def _fused(settings):
-    """The computation as one kernel where that is cheap to have.
+@functools.cache
+def fused(function):
+    """Return `function(settings, *tensors)` as one kernel where that is cheap to have.
 
     JAX without `jit` would compile its two hundred steps one by one, which takes ten times longer
     than to compile the whole.
     """
-    function = functools.partial(_saliency, settings)
     if backend() == "jax":
         import jax
 
-        return jax.jit(function)
+        return jax.jit(function, static_argnums=0)
     return function
 
 

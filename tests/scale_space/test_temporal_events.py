@@ -175,9 +175,9 @@ def test_many_series_are_worked_on_in_slabs(monkeypatch):
     x = walk(7, 67, 2, seed=6)
     whole, frame = numpy(SaliencySeries()(x)), temporal_events(x)
     monkeypatch.setattr(scale_space.temporal, "SLAB", 4 * 67)
-    scale_space.temporal._fused.cache_clear()
+    scale_space.temporal.fused.cache_clear()
     np.testing.assert_allclose(numpy(SaliencySeries()(x)), whole, atol=1e-5)
-    scale_space.temporal._fused.cache_clear()
+    scale_space.temporal.fused.cache_clear()
     np.testing.assert_allclose(temporal_events(x), frame, atol=1e-5)
 
 
