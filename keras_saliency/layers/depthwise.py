@@ -14,7 +14,7 @@ def convolve_depthwise(layer, x):
     """Return `layer(x)` for a built convolution with one kernel per channel.
 
     On JAX it is a sum of shifted products, which XLA fuses: its own depthwise convolution takes
-    5 to 14 times as long on a CPU (`benchmarks/san_depthwise.py`). Elsewhere it is the layer.
+    4 to 18 times as long on a CPU (`benchmarks/san_depthwise.py`). Elsewhere it is the layer.
 
     Args:
         layer: `DepthwiseConv1D`, `DepthwiseConv2D` or a `Conv3D` with as many groups as channels;
