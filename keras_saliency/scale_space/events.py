@@ -141,9 +141,9 @@ def _rows_of_octaves(settings, found, variates):
         lambda x: None if x is None else ops.convert_to_numpy(x), found
     )
     for octave, (events, amplitude) in enumerate(octaves):
-        for scale, mask in enumerate(events, start=1):
-            row, block, inner = np.nonzero(mask)
-            step = block * mask.shape[2] + inner
+        for scale in range(1, settings.scales + 1):
+            row, block, inner = np.nonzero(events[:, :, scale - 1])
+            step = block * events.shape[3] + inner
             time = 2.0**octave * step + (2**octave - 1) / 2
             if settings.amplitude == "unit":
                 value = np.ones(len(row))
@@ -281,10 +281,7 @@ def temporal_extrema(differences, contrast_threshold=0.005, theta=1.0):
     result = np.zeros((batch, planes - 2, steps, variates), bool)
     if steps < 3:
         return result
-    rows = np.moveaxis(differences, 3, 1).reshape(-1, 1, planes, steps)
-    rows = ops.convert_to_tensor(rows)
-    for s in range(1, planes - 1):
-        found = ops.convert_to_numpy(temporal.extrema(rows, s, settings))
-        found = found.reshape(batch, variates, steps - 2)
-        result[:, s - 1, 1:-1] = np.moveaxis(found, 1, 2)
+    rows = ops.convert_to_tensor(np.moveaxis(differences, 3, 1))
+    found = ops.convert_to_numpy(temporal.extrema(rows, settings))
+    result[:, :, 1:-1] = np.moveaxis(found, 1, 3)
     return result

@@ -291,9 +291,13 @@ def pyramid(settings, rows):
 # ---- extrema -----------------------------------------------------------------------------------
 
 
-def extrema(difference, scale, settings):
-    """Extrema of one scale (6.7): bool `(rows, blocks, block)` from `(rows, blocks, scale, +2)`."""
-    finer, center, coarser = (difference[:, :, scale + i] for i in (-1, 0, 1))
+def extrema(difference, settings):
+    """Extrema of all scales (6.7): bool `(..., scales, steps)` of `(..., scales + 2, steps + 2)`."""
+    finer, center, coarser = (
+        difference[..., :-2, :],
+        difference[..., 1:-1, :],
+        difference[..., 2:, :],
+    )
     threshold, theta = settings.contrast_threshold, settings.theta
 
     def beats(extreme, sign):
@@ -308,7 +312,7 @@ def extrema(difference, scale, settings):
 
 
 def find_events(settings, octave, rows, margin, lengths=None):
-    """Return `(events, number, block)`: a list over scales of bool (rows, number, block).
+    """Return `(events, number, block)`: events are bool (rows, number, scales, block).
 
     Args:
         settings: `Settings`.
@@ -326,17 +330,13 @@ def find_events(settings, octave, rows, margin, lengths=None):
     planes = settings.scales + 2
     difference = ops.reshape(_product(windows, matrix), (-1, number, planes, block + 2))
     # A first and a last step lack neighbours.
-    time = ops.reshape(ops.arange(number * block, dtype="int32"), (1, number, block))
+    time = ops.reshape(ops.arange(number * block, dtype="int32"), (1, number, 1, block))
     if lengths is None:
         inside = ops.logical_and(time >= 1, time <= steps - 2)
     else:
-        last = ops.reshape(lengths // 2**octave - 2, (-1, 1, 1))
+        last = ops.reshape(lengths // 2**octave - 2, (-1, 1, 1, 1))
         inside = ops.logical_and(time >= 1, time <= last)
-    events = [
-        ops.logical_and(extrema(difference, s, settings), inside)
-        for s in range(1, settings.scales + 1)
-    ]
-    return events, number, block
+    return ops.logical_and(extrema(difference, settings), inside), number, block
 
 
 def _counts(settings, octave, number, block, steps, lengths, dtype):
@@ -568,7 +568,7 @@ def _cells(allowed, octave, number, block):
 
 
 def analyse(settings, prepared):
-    """Yield `(octave, events, number, block, amplitude)`, where `events` lists the scales."""
+    """Yield `(octave, events, number, block, amplitude)` (see `find_events`, `amplitudes`)."""
     centred = prepared.rows - prepared.base
     constant = ops.stop_gradient(centred)
     steps = ops.shape(centred)[1]
@@ -580,7 +580,7 @@ def analyse(settings, prepared):
         events, number, block = find_events(settings, octave, rows, margin, prepared.lengths)
         if prepared.allowed is not None:
             cells = _cells(prepared.allowed, octave, number, block)
-            events = [ops.logical_and(e, cells) for e in events]
+            events = ops.logical_and(events, cells[:, :, None])
         amplitude = None
         if settings.amplitude in ("mean", "center"):
             amplitude = amplitudes(
@@ -595,16 +595,15 @@ def _saliency_of_rows(settings, rows):
     every = tuple(range(1, settings.scales + 1))
     for octave, events, number, block, amplitude in analyse(settings, rows):
         if settings.amplitude == "scale-space":
-            for scale, found in zip(every, events, strict=True):
-                impulses = ops.cast(found, total.dtype)
+            for scale in every:
+                impulses = ops.cast(events[:, :, scale - 1], total.dtype)
                 count = _spread(settings, octave, impulses, (scale,), number, block, steps)
                 total = total + count * smoothed(settings, octave, scale, rows)
             continue
-        found = ops.stack(events, axis=2)
         if amplitude is None:
-            impulses = ops.cast(found, total.dtype)
+            impulses = ops.cast(events, total.dtype)
         else:
-            impulses = ops.where(found, amplitude, ops.zeros_like(amplitude))
+            impulses = ops.where(events, amplitude, ops.zeros_like(amplitude))
         impulses = ops.reshape(impulses, (-1, number, settings.scales * block))
         total = total + _spread(settings, octave, impulses, every, number, block, steps)
     return total
