@@ -255,8 +255,8 @@ def temporal_extrema(differences, contrast_threshold=0.005, theta=1.0):
 
     Returns:
         A bool array (batch, scales, time, variates). The first and the last step lack neighbours
-        and are never extrema. Values that agree to one part in 10^5 are equal: of them, the
-        earliest step at the finest scale is the extremum.
+        and are never extrema, nor is a difference of 0. Values that agree to one part in 10^5 are
+        equal: of them, the earliest step at the finest scale is the extremum.
 
     Example:
 

@@ -298,17 +298,18 @@ def extrema(difference, settings):
         difference[..., 1:-1, :],
         difference[..., 2:, :],
     )
-    threshold, theta = settings.contrast_threshold, settings.theta
+    value = center[..., 1:-1]
+    # Times its sign, a minimum is a maximum; a difference of 0 is neither.
+    sign = ops.sign(value)
+    value = value * sign
 
-    def beats(extreme, sign):
-        column = extreme(extreme(finer, center), coarser)
-        before = extreme(column[..., :-2], finer[..., 1:-1]) * (sign * theta)
-        after = extreme(column[..., 2:], coarser[..., 1:-1]) * (sign * theta)
-        value = center[..., 1:-1] * sign
-        found = ops.logical_and(value * (1 - _TIE) > before, value * (1 + _TIE) >= after)
-        return ops.logical_and(found, value >= threshold)
+    def greatest(*neighbours):
+        return functools.reduce(ops.maximum, [x * sign for x in neighbours]) * settings.theta
 
-    return ops.logical_or(beats(ops.maximum, 1.0), beats(ops.minimum, -1.0))
+    before = greatest(finer[..., :-2], center[..., :-2], coarser[..., :-2], finer[..., 1:-1])
+    after = greatest(finer[..., 2:], center[..., 2:], coarser[..., 2:], coarser[..., 1:-1])
+    found = ops.logical_and(value * (1 - _TIE) > before, value * (1 + _TIE) >= after)
+    return ops.logical_and(found, value >= settings.contrast_threshold)
 
 
 def find_events(settings, octave, rows, margin, lengths=None):
@@ -604,7 +605,8 @@ def _saliency_of_rows(settings, rows):
             impulses = ops.cast(events, total.dtype)
         else:
             impulses = ops.where(events, amplitude, ops.zeros_like(amplitude))
-        impulses = ops.reshape(impulses, (-1, number, settings.scales * block))
+        # As a reshape of `impulses`, XLA would compute them value by value.
+        impulses = ops.concatenate([impulses[:, :, s - 1] for s in every], axis=-1)
         total = total + _spread(settings, octave, impulses, every, number, block, steps)
     return total
 
