@@ -100,7 +100,7 @@ def rows_of(network, mode, jit, options, placements, attentions, width):
 
 def main():
     options = runner.arguments(
-        __doc__.splitlines()[0], network="all", placement="all", batch=16, repeats=7
+        __doc__.splitlines()[0], network="all", placement="all", mode="all", batch=16, repeats=7
     )
     networks = ("VGG16", "ResNet18") if options.network == "all" else (options.network,)
     placements = ("bottleneck", "full") if options.placement == "all" else (options.placement,)
@@ -113,6 +113,8 @@ def main():
         "jax": {"XLA": True},
         "torch": {"eager": False},
     }[runner.backend()]
+    if options.mode != "all":
+        modes = {options.mode: modes[options.mode]}
     rows, others = [], 0.0
     for network in networks:
         for mode, jit in modes.items():

@@ -9,6 +9,7 @@ ratios to the dense network in the same run, except `shrink seconds`, the time t
 takes for the network with the channels masked.
 """
 
+import gc
 import os
 import tempfile
 import time
@@ -20,6 +21,9 @@ import runner
 
 import keras_saliency
 from keras_saliency.sparsity import count_operations, count_parameters
+
+# Exporters hold several copies of the weights: VGG-16 takes more than 20 GB.
+MOST_FOR_ONNX = 60e6
 
 
 def network(name, size):
@@ -47,7 +51,7 @@ def file_size(model, compressed=False):
         return os.path.getsize(path)
 
 
-def onnx_session(model, x, folder, name):
+def onnx_session(model, x, path):
     """A callable that runs the exported model in onnxruntime, or `None` where it cannot export."""
     try:
         import onnxruntime
@@ -55,20 +59,11 @@ def onnx_session(model, x, folder, name):
         return None
     if runner.backend() == "jax":
         return None
-    path = os.path.join(folder, f"{name}.onnx")
     model(x)  # the exporter wants a model that has been called
     model.export(path, format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     key = session.get_inputs()[0].name
     return lambda: session.run(None, {key: x})
-
-
-def steps(model, x, y, training):
-    tasks = {"inference": runner.inference_step(model, x)}
-    if training:
-        trained = keras.models.clone_model(model)
-        tasks["training"] = runner.train_step(trained, x, y)
-    return tasks
 
 
 def shrink_seconds(model, share):
@@ -91,15 +86,25 @@ def rows(name, size, shares, batch, training, repeats):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(batch, size, size, 3)).astype("float32")
     y = rng.normal(size=(batch, 100)).astype("float32")
-    tasks = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for index, (label, model) in enumerate(variants.items()):
-            for kind, task in steps(model, x, y, training).items():
-                tasks[label, kind] = task
-            session = onnx_session(model, x, folder, str(index))
-            if session is not None:
-                tasks[label, "onnxruntime"] = session
-        seconds = runner.measure(tasks, repeats=repeats, warmup=1)["seconds"]
+    kinds = {"inference": lambda model, _: runner.inference_step(model, x)}
+    if training:
+        kinds["training"] = lambda model, _: runner.train_step(
+            keras.models.clone_model(model), x, y
+        )
+    if count_parameters(dense) <= MOST_FOR_ONNX:
+        kinds["onnxruntime"] = lambda model, path: onnx_session(model, x, path)
+    seconds = {}
+    # One kind after another, so that what it needs is freed before the next.
+    for kind, make in kinds.items():
+        with tempfile.TemporaryDirectory() as folder:
+            tasks = {
+                label: make(model, os.path.join(folder, f"{index}.onnx"))
+                for index, (label, model) in enumerate(variants.items())
+            }
+            if all(tasks.values()):
+                seconds[kind] = runner.measure(tasks, repeats=repeats, warmup=1)["seconds"]
+            del tasks
+        gc.collect()
     table = []
     for label, model in variants.items():
         row = {"network": name, "size": size, "variant": label}
@@ -110,9 +115,8 @@ def rows(name, size, shares, batch, training, repeats):
             "compressed bytes": lambda m: file_size(m, compressed=True),
         }.items():
             row[column] = measure(model) / measure(dense)
-        for kind in ("inference", "training", "onnxruntime"):
-            if (label, kind) in tasks:
-                row[kind] = seconds[label, kind] / seconds["dense", kind]
+        for kind, of in seconds.items():
+            row[kind] = of[label] / of["dense"]
         if label.endswith("channels"):
             row["shrink seconds"] = shrink_seconds(dense, float(label.split("%")[0]) / 100)
         table.append(row)
