@@ -211,7 +211,14 @@ class _Budget:
             raise ValueError("The model has no channels that could be removed.")
         select = self._per_layer if scope == "layer" else self._globally(scores)
         if self.what == "channels":
-            return self._live(select(share), scores)
+            live = self._live(select(share), scores)
+            if live.all() and share < 1:
+                raise ValueError(
+                    f"`channels={share}` removes nothing: every layer that may shrink keeps a "
+                    "multiple of `round_to` channels, and none has enough of them. Lower "
+                    "`round_to`."
+                )
+            return live
         limit = share * self.cost(self.everything())
         if self.cost(self.everything()) <= limit:
             return self.everything()

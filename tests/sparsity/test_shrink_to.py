@@ -164,3 +164,11 @@ def test_compressed_files(tmp_path):
         save_compressed(model, tmp_path / "model.h5")
     with pytest.raises(ValueError, match="`level`"):
         save_compressed(model, path, level=0)
+
+
+def test_rounding_that_keeps_every_channel_is_an_error():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="`channels=0.5` removes nothing.*Lower `round_to`"):
+        shrink_to(model, channels=0.5, method="magnitude")
+    small = shrink_to(model, channels=0.5, method="magnitude", round_to=1)
+    assert small.layers[-2].units == 4
