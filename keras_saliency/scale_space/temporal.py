@@ -292,7 +292,7 @@ def pyramid(settings, rows):
 
 
 def extrema(difference, settings):
-    """Extrema of all scales (6.7): bool `(..., scales, steps)` of `(..., scales + 2, steps + 2)`."""
+    """Extrema of all scales (6.7): bool `(..., scales, time)` of `(..., scales + 2, time + 2)`."""
     finer, center, coarser = (
         difference[..., :-2, :],
         difference[..., 1:-1, :],

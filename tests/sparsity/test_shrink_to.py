@@ -168,7 +168,7 @@ def test_compressed_files(tmp_path):
 
 def test_rounding_that_keeps_every_channel_is_an_error():
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8), keras.layers.Dense(2)])
-    with pytest.raises(ValueError, match="`channels=0.5` removes nothing.*Lower `round_to`"):
+    with pytest.raises(ValueError, match=r"`channels=0.5` removes nothing.*Lower `round_to`"):
         shrink_to(model, channels=0.5, method="magnitude")
     small = shrink_to(model, channels=0.5, method="magnitude", round_to=1)
     assert small.layers[-2].units == 4
