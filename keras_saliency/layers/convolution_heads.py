@@ -42,7 +42,7 @@ def clone_initializer(initializer):
 class ConvolutionHeads(keras.layers.Layer):
     """Heads that look at a series through convolutions of their own windows.
 
-    Subclasses set `windows` and add their weights with `_kernel`, `_head_kernels` and `_bias`.
+    Subclasses set `windows` and add their weights with `_kernel`, `_add_head_kernels` and `_bias`.
     """
 
     def __init__(
@@ -103,11 +103,20 @@ class ConvolutionHeads(keras.layers.Layer):
             constraint=self.kernel_constraint,
         )
 
-    def _head_kernels(self, role, windows, variates):
-        return [
-            self._kernel(f"{role}_kernel_{h}", (window, variates, self.key_dim))
-            for h, window in enumerate(windows, start=1)
-        ]
+    def _add_head_kernels(self, role, windows, variates):
+        """Add the kernels `{role}_kernel_1`, ..., one per head."""
+        for h, window in enumerate(windows, start=1):
+            name = f"{role}_kernel_{h}"
+            setattr(self, name, self._kernel(name, (window, variates, self.key_dim)))
+
+    def head_kernels(self, role):
+        """Return the kernels of a role, one per head: (window, variates, key_dim)."""
+        return [getattr(self, f"{role}_kernel_{h}") for h in range(1, self.num_heads + 1)]
+
+    @property
+    def roles(self):
+        """What the heads' kernels are for."""
+        return ("query", "key", "value")
 
     def _bias(self, name, size):
         if not self.use_bias:

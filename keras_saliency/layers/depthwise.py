@@ -6,6 +6,8 @@ import math
 import keras
 from keras import ops
 
+# Others, such as masked ones, may do more in their call than convolve.
+_PLAIN = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D, keras.layers.Conv3D)
 # So many taps are worth writing out: 9 x 9.
 _LARGEST_WINDOW = 81
 
@@ -21,7 +23,8 @@ def convolve_depthwise(layer, x):
             padding `"same"`, no strides, no activation.
         x: Tensor that `layer` takes.
     """
-    if keras.backend.backend() != "jax" or math.prod(layer.kernel_size) > _LARGEST_WINDOW:
+    small = math.prod(layer.kernel_size) <= _LARGEST_WINDOW
+    if keras.backend.backend() != "jax" or type(layer) not in _PLAIN or not small:
         return layer(x)
     rank, dtype = len(layer.kernel_size), x.dtype
     # Sums of half floats are taken in single precision, as convolutions take them.

@@ -322,12 +322,12 @@ class XM2AHeads(ConvolutionHeads):
         super().build(input_shape)
         variates, width = input_shape[-1], self.num_heads * self.key_dim
         kernels = [window for _, window in self.windows]
-        self.value_kernels = self._head_kernels("value", kernels, variates)
+        self._add_head_kernels("value", kernels, variates)
         self.value_bias = self._bias("value_bias", width)
         if not self.share_projections:
-            self.query_kernels = self._head_kernels("query", kernels, variates)
+            self._add_head_kernels("query", kernels, variates)
             self.query_bias = self._bias("query_bias", width)
-            self.key_kernels = self._head_kernels("key", kernels, variates)
+            self._add_head_kernels("key", kernels, variates)
         if self.talk == "input":
             self.input_kernel = self._kernel("input_kernel", (variates, self.key_dim))
             self.input_bias = self._bias("input_bias", self.key_dim)
@@ -344,6 +344,10 @@ class XM2AHeads(ConvolutionHeads):
             self.beta = self.add_weight(
                 name="beta", shape=shape, initializer="zeros", autocast=False
             )
+
+    @property
+    def roles(self):
+        return ("value",) if self.share_projections else ("value", "query", "key")
 
     def call(self, inputs, mask=None, training=None, return_attention_scores=False):
         wide, valid, count = self._prepare(inputs, mask)
@@ -409,7 +413,7 @@ class XM2AHeads(ConvolutionHeads):
         )
 
     def _values(self, views):
-        values = self._add_bias(self._convolve(views, self.value_kernels), self.value_bias)
+        values = self._add_bias(self._convolve(views, self.head_kernels("value")), self.value_bias)
         return ops.cast(self._split(values), "float32")
 
     def _describe(self, views, values, valid, count):
@@ -417,15 +421,15 @@ class XM2AHeads(ConvolutionHeads):
         if self.descriptor == "maximum":
             queried = keyed = values
             if not self.share_projections:
-                queried = self._convolve(views, self.query_kernels)
+                queried = self._convolve(views, self.head_kernels("query"))
                 queried = ops.cast(self._split(self._add_bias(queried, self.query_bias)), "float32")
-                keyed = self._split(self._convolve(views, self.key_kernels))
+                keyed = self._split(self._convolve(views, self.head_kernels("key")))
             return _time_maximum(queried, valid), ops.cast(ops.amax(keyed, axis=-1), "float32")
         if self.share_projections:
             weighed = values if valid is None else values * valid[..., None]
             return ops.sum(weighed, axis=1) / count, ops.mean(values, axis=-1)
         queries, keys = self._mean_queries(views, valid, count), []
-        for (size, _), kernel in zip(self.windows, self.key_kernels, strict=True):
+        for (size, _), kernel in zip(self.windows, self.head_kernels("key"), strict=True):
             average = ops.mean(kernel, axis=-1, keepdims=True)
             keys.append(convolve(views[size], average))
         return queries, ops.concatenate(keys, axis=-1)
@@ -439,7 +443,7 @@ class XM2AHeads(ConvolutionHeads):
             offsets = range(-((widest - 1) // 2), widest // 2 + 1)
             means[size] = shifted_means(views[size], offsets, valid, count)
         queries = []
-        for (size, window), kernel in zip(self.windows, self.query_kernels, strict=True):
+        for (size, window), kernel in zip(self.windows, self.head_kernels("query"), strict=True):
             first = (reach[size] - 1) // 2 - (window - 1) // 2
             taps = ops.reshape(
                 means[size][:, first : first + window], (-1, math.prod(kernel.shape[:2]))

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_saliency.layers.convolution_heads import ConvolutionHeads
 from keras_saliency.layers.recurrent_conv import RecurrentConv2D
 from keras_saliency.layers.san import SANAttention
 from keras_saliency.sparsity.graph import Frames, Sequence, Tensor, Whole
@@ -378,6 +379,50 @@ def multi_head_attention(call):
 
 
 _register((layers.MultiHeadAttention, layers.GroupQueryAttention), multi_head_attention)
+
+
+def _convolution_heads_kernels(layer):
+    heads = range(1, layer.num_heads + 1)
+    kernels = {f"{role}_kernel_{h}": (1, 2) for role in layer.roles for h in heads}
+    kernels["output_kernel"] = (0, 1)
+    if getattr(layer, "talk", None) == "input":
+        kernels["input_kernel"] = (0, 1)
+    return kernels
+
+
+@register_significance_rule(ConvolutionHeads, kernels=_convolution_heads_kernels)
+def convolution_heads(call):
+    """Heads that look through convolutions: `XM2AHeads` and `MSMSA`.
+
+    A query decides dimension by dimension where its head looks (7.5); a key is the same for all
+    of them, and in `XM2AHeads` with cross-talk for all heads.
+    """
+    layer = call.layer
+    output = call.scores()
+    call.edges("output_kernel", output)
+    values = call.contract("output_kernel", output.reshape(1, -1), keep=(0,))
+    values = values.reshape(layer.num_heads, layer.key_dim)
+    gates = values
+    if len(call.outputs) > 1:  # The attention scores are used; their axis 1 is that of the heads.
+        gates = gates + call.scores(1, output=1)[:, None] / layer.key_dim
+    if getattr(layer, "talk", "self") == "scale":
+        keys = np.full_like(gates, gates.mean())
+    else:
+        keys = np.repeat(gates.mean(axis=1, keepdims=True), layer.key_dim, axis=1)
+    of_role = {"value": values, "query": gates, "key": keys}
+    if "query" not in layer.roles:  # One convolution is value, query and key.
+        of_role["value"] = values + gates + keys
+    inputs = 0.0
+    for role in layer.roles:
+        for h, scores in enumerate(of_role[role], start=1):
+            name = f"{role}_kernel_{h}"
+            call.edges(name, scores)
+            inputs = inputs + call.contract(name, on_axis(scores, 2, 3), keep=(1,))
+    if getattr(layer, "talk", None) == "input":  # It is query and key of all heads.
+        scores = gates.sum(axis=0) + gates.sum() / layer.key_dim
+        call.edges("input_kernel", scores)
+        inputs = inputs + call.contract("input_kernel", scores.reshape(1, -1), keep=(0,))
+    return _only_first(inputs, call)
 
 
 def attention(call):

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_saliency
 from keras_saliency.layers.depthwise import convolve_depthwise
 
 
@@ -29,6 +30,15 @@ def test_it_is_the_layer(rank, size, dilation, data_format):
     result = keras.ops.convert_to_numpy(convolve_depthwise(layer, keras.ops.convert_to_tensor(x)))
     np.testing.assert_allclose(result, expected, 1e-4, 1e-5)
     assert result.dtype == expected.dtype
+
+
+def test_a_masked_layer_keeps_its_mask():
+    layer = keras_saliency.MaskedDepthwiseConv1D(3, padding="same", depthwise_initializer="ones")
+    x = np.ones((1, 5, 2), "float32")
+    layer.build(x.shape)
+    layer.set_mask(np.array([1, 0, 0])[:, None, None] * np.ones(layer.kernel.shape))
+    y = keras.ops.convert_to_numpy(convolve_depthwise(layer, keras.ops.convert_to_tensor(x)))
+    np.testing.assert_array_equal(y[0, :, 0], [0, 1, 1, 1, 1])
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="elsewhere it is the layer itself")

@@ -200,8 +200,8 @@ def test_cross_talk_lets_a_head_move_another():
     for talk, moves in (("self", False), ("input", False), ("scale", True)):
         layer = XM2AHeads(2, 4, talk=talk)
         before = compat.to_numpy(layer(x, return_attention_scores=True)[1])
-        layer.key_kernels[1].assign(
-            layer.key_kernels[1] + 1.0 * series(*layer.key_kernels[1].shape)
+        layer.head_kernels("key")[1].assign(
+            layer.head_kernels("key")[1] + 1.0 * series(*layer.head_kernels("key")[1].shape)
         )
         after = compat.to_numpy(layer(x, return_attention_scores=True)[1])
         assert not np.allclose(after[:, 1], before[:, 1])

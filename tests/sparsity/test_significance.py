@@ -1184,3 +1184,48 @@ def test_every_layer_of_keras_has_a_rule_or_is_made_of_layers_that_have():
 def test_the_names_are_public():
     assert keras_saliency.edge_significance is edge_significance
     assert keras_saliency.inffs is inffs
+
+
+# ---- this library's own layers -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pytest.param(lambda: keras_saliency.XM2AHeads(2, 4), id="xm2a"),
+        pytest.param(lambda: keras_saliency.XM2AHeads(2, 4, talk="self"), id="xm2a-self"),
+        pytest.param(lambda: keras_saliency.XM2AHeads(2, 4, talk="input"), id="xm2a-input"),
+        pytest.param(
+            lambda: keras_saliency.XM2AHeads(2, 4, share_projections=True), id="xm2a-shared"
+        ),
+        pytest.param(lambda: keras_saliency.MSMSA(2, 4), id="msmsa"),
+    ],
+)
+def test_convolution_heads_are_sparsified_down_to_each_kernel(layer):
+    model = keras.Sequential([keras.Input((9, 3)), layer(), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(2))
+    heads = model.layers[0]
+    # A dimension of head 2 whose value goes nowhere: neither value nor query may count.
+    kernel = keras.ops.convert_to_numpy(heads.output_kernel).copy()
+    kernel[heads.key_dim] = 0.0
+    heads.output_kernel.assign(kernel)
+    scores = edge_significance(model, scores="identity")
+    kernels = {name for name in scores if "_kernel" in name}
+    expected = 1 + heads.num_heads * len(heads.roles) + (getattr(heads, "talk", "") == "input")
+    assert len(kernels) == expected
+    value = scores[f"{heads.name}/value_kernel_2"]
+    assert value.shape == tuple(heads.head_kernels("value")[1].shape)
+    if "query" in heads.roles:
+        for role in ("value", "query"):
+            dimension = scores[f"{heads.name}/{role}_kernel_2"][..., 0]
+            np.testing.assert_array_equal(dimension, 0.0)
+    assert (value[..., 1] > 0).all()
+
+    sparse = keras_saliency.sparsify(model, 0.5, method="magnitude")
+    report = keras_saliency.sparsity_report(sparse)
+    assert (report["zeros"] == (report["size"] * 0.5).round()).all()
+    x = np.random.default_rng(0).normal(size=(2, 9, 3)).astype("float32")
+    stripped = keras_saliency.strip_masks(sparse)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(sparse(x)), keras.ops.convert_to_numpy(stripped(x)), atol=1e-6
+    )

@@ -70,13 +70,13 @@ def test_layer_inside_a_subclassed_model_is_found():
 def test_focus_is_zero_for_even_and_one_for_a_single_step():
     layer = XM2AHeads(2, 3)
     layer.build((None, 9, 1))
-    for kernel in layer.key_kernels + layer.query_kernels:
+    for kernel in layer.head_kernels("key") + layer.head_kernels("query"):
         kernel.assign(np.zeros(kernel.shape))
     x = np.zeros((1, 9, 1), "float32")
     x[0, 4] = 9
     np.testing.assert_allclose(pair_focus(layer, x), 0, atol=1e-7)
-    layer.query_kernels[0].assign(100 * np.ones((1, 1, 3)))
-    layer.key_kernels[0].assign(np.ones((1, 1, 3)))
+    layer.head_kernels("query")[0].assign(100 * np.ones((1, 1, 3)))
+    layer.head_kernels("key")[0].assign(np.ones((1, 1, 3)))
     focus = pair_focus(layer, x)[0]
     np.testing.assert_allclose(focus[0], [1, 0], atol=1e-6)
     np.testing.assert_allclose(focus[1], [0, 0], atol=1e-6)

@@ -55,9 +55,9 @@ class MSMSA(ConvolutionHeads):
         super().build(input_shape)
         width = self.num_heads * self.key_dim
         windows = [2 * h - 1 for h in range(1, self.num_heads + 1)]
-        roles = ("query", "key", "value")
-        self.kernels = {r: self._head_kernels(r, windows, input_shape[-1]) for r in roles}
-        self.biases = {r: self._bias(f"{r}_bias", width) for r in roles}
+        for role in self.roles:
+            self._add_head_kernels(role, windows, input_shape[-1])
+        self.biases = {role: self._bias(f"{role}_bias", width) for role in self.roles}
 
     def call(self, inputs, mask=None, training=None, return_attention_scores=False):
         check_series(self, inputs.shape)
@@ -66,7 +66,8 @@ class MSMSA(ConvolutionHeads):
             inputs = ops.where(keep, inputs, ops.zeros_like(inputs))
         inputs = ops.cast(inputs, self.compute_dtype)
         parts = []
-        for role, kernels in self.kernels.items():
+        for role in self.roles:
+            kernels = self.head_kernels(role)
             part = ops.concatenate([convolve(inputs, kernel) for kernel in kernels], axis=-1)
             parts.append(self._split(self._add_bias(part, self.biases[role])))
         dropout = self.dropout_layer if self.dropout and training else None
