@@ -81,8 +81,15 @@ def main():
     names = (
         options.only.split(",") if options.only else ["MobileNetV2"] if options.small else MODELS
     )
-    rows = []
+    rows, absent = [], []
     for name in names:
+        try:
+            build(name)
+        except ValueError as error:
+            if "not available with the" not in str(error):
+                raise
+            absent.append(name)  # Keras has no such model for this backend
+            continue
         for placement in ("bottleneck", "full"):
             for attention in ATTENTION:
                 row = attend(name, placement, attention)
@@ -93,6 +100,7 @@ def main():
     notes = (
         "`failed`: places where attention was tried and could not be aligned. `not a place`: "
         "gates, predictions, maps of one position, input images. `seconds`: building the copy."
+        + (f" Not made by Keras on this backend: {', '.join(absent)}." if absent else "")
     )
     partial = options.small or bool(options.only)
     write("applications_attention", pd.DataFrame(rows), notes, small=partial)
