@@ -18,12 +18,13 @@ import pandas as pd
 import runner
 from keras import layers
 
+from keras_saliency import iSparseCallback, sparsify
 from keras_saliency.sparsity import SignificanceWalk
 from keras_saliency.sparsity.ranking import drop_lowest
 from keras_saliency.sparsity.scores import EdgeScores
 
 SPARSITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9, 0.95)
-PAPER = tuple(s for s in SPARSITIES if s <= 0.5)
+TRAINED = (0.1, 0.3, 0.5, 0.8, 0.95)
 
 
 def load(data, seed):
@@ -41,12 +42,9 @@ def load(data, seed):
     return x, y, x_test, y_test
 
 
-def lenet5(shape, classes, dropout=0.0, l1=0.0, activation="tanh"):
+def lenet5(shape, classes, activation="tanh", dropout=0.0, l1=0.0):
     """LeNet-5, its second convolution padded so that 8 pixels are enough."""
-    kwargs = {
-        "activation": activation,
-        "kernel_regularizer": keras.regularizers.L1(l1) if l1 else None,
-    }
+    kwargs = {"activation": activation, "kernel_regularizer": regularizer(l1)}
     stack = [keras.Input(shape)]
     for filters in (6, 16):
         stack += [
@@ -55,48 +53,57 @@ def lenet5(shape, classes, dropout=0.0, l1=0.0, activation="tanh"):
         ]
     stack.append(layers.Flatten())
     for units in (120, 84):
-        stack.append(layers.Dense(units, **kwargs))
-        if dropout:
-            stack.append(layers.Dropout(dropout))
+        stack += [layers.Dense(units, **kwargs), layers.Dropout(dropout)]
     return keras.Sequential([*stack, layers.Dense(classes, activation="softmax")])
 
 
-def small_vgg(shape, classes, **_):
-    """Three blocks of VGG's kind, with ReLU and maximum pooling, and two dense layers."""
+def small_vgg(shape, classes, activation="relu", dropout=0.0, l1=0.0):
+    """Three blocks of VGG's kind with maximum pooling, and two dense layers."""
+    kwargs = {"activation": activation, "kernel_regularizer": regularizer(l1)}
     stack = [keras.Input(shape)]
     for filters, count in ((8, 2), (16, 2), (32, 2)):
         for _ in range(count):
-            stack.append(layers.Conv2D(filters, 3, padding="same", activation="relu"))
+            stack.append(layers.Conv2D(filters, 3, padding="same", **kwargs))
         stack.append(layers.MaxPooling2D())
-    stack += [layers.Flatten(), layers.Dense(64, activation="relu")]
+    stack += [layers.Flatten(), layers.Dense(64, **kwargs), layers.Dropout(dropout)]
     return keras.Sequential([*stack, layers.Dense(classes, activation="softmax")])
 
 
-def small_resnet(shape, classes, **_):
+def small_resnet(shape, classes, activation="relu", dropout=0.0, l1=0.0):
     """ResNet's stages of basic blocks with batch normalisation, 8, 16 and 32 channels wide."""
-    x = inputs = keras.Input(shape)
-    x = layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
-    x = layers.ReLU()(layers.BatchNormalization()(x))
+
+    def convolution(x, filters, size, strides=1):
+        kwargs = {"use_bias": False, "kernel_regularizer": regularizer(l1)}
+        x = layers.Conv2D(filters, size, strides, padding="same", **kwargs)(x)
+        return layers.BatchNormalization()(x)
+
+    def active(x):
+        return layers.Activation(activation)(x)
+
+    inputs = keras.Input(shape)
+    x = active(convolution(inputs, 8, 3))
     for filters, strides in ((8, 1), (16, 2), (32, 2)):
-        y = layers.Conv2D(filters, 3, strides, padding="same", use_bias=False)(x)
-        y = layers.ReLU()(layers.BatchNormalization()(y))
-        y = layers.Conv2D(filters, 3, padding="same", use_bias=False)(y)
-        y = layers.BatchNormalization()(y)
+        y = convolution(active(convolution(x, filters, 3, strides)), filters, 3)
         if strides > 1:
-            x = layers.Conv2D(filters, 1, strides, use_bias=False)(x)
-            x = layers.BatchNormalization()(x)
-        x = layers.ReLU()(layers.Add()([x, y]))
-    x = layers.GlobalAveragePooling2D()(x)
+            x = convolution(x, filters, 1, strides)
+        x = active(layers.Add()([x, y]))
+    x = layers.Dropout(dropout)(layers.GlobalAveragePooling2D()(x))
     return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x))
+
+
+def regularizer(l1):
+    return keras.regularizers.L1(l1) if l1 else None
 
 
 NETWORKS = {"LeNet-5": lenet5, "small VGG": small_vgg, "small ResNet": small_resnet}
 
 
-def trained(make, data, seed, epochs, callbacks=(), optimizer="adam", **kwargs):
+def trained(make, data, seed, epochs, callbacks=(), optimizer="adam", masked=False, **kwargs):
     x, y = data[:2]
     keras.utils.set_random_seed(seed)
     model = make(x.shape[1:], int(y.max()) + 1, **kwargs)
+    if masked:
+        model = sparsify(model, 0.0, method="magnitude")
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(x, y, epochs=epochs, batch_size=64, verbose=0, callbacks=list(callbacks))
     return model
@@ -188,7 +195,7 @@ def walked(model, x, sparsity, order, seed):
     return masks
 
 
-def part_with(options, seeds, sparsities):
+def part_with(options, seeds, sparsities, keep):
     rows = []
     networks = {"LeNet-5": lenet5} if options.small else NETWORKS
     for name, make in networks.items():
@@ -213,32 +220,61 @@ def part_with(options, seeds, sparsities):
                     score = sparse_accuracy(model, data, masks)
                     rows.append((name, seed, f"isparse, {order}", sparsity, score))
             print(name, seed, base, flush=True)
-    return pd.DataFrame(rows, columns=["network", "seed", "method", "sparsity", "accuracy"])
+        keep(rows)
 
 
-def part_train(options, seeds, sparsities):
-    from keras_saliency import iSparseCallback
+# Each trains sparsely from scratch: name -> arguments of the callback, and whether the model is
+# masked (its masked weights keep their values) or plain.
+TRAIN = {
+    "DropConnect": ({"method": "random", "frequency": "batch"}, True),
+    "random, fixed": ({"method": "random", "regrow": False}, False),
+    "magnitude": ({"method": "magnitude"}, False),
+    "lottery": ({"method": "lottery"}, False),
+    "isparse": ({"method": "isparse"}, False),
+    "isparse, no regrowth": ({"method": "isparse", "regrow": False}, False),
+    "isparse, cubic": ({"method": "isparse", "schedule": "polynomial"}, False),
+    "magnitude, cubic": ({"method": "magnitude", "schedule": "polynomial"}, False),
+}
+# Table 4.2: the activation and the optimizer of the VGG network.
+VARIANTS = {
+    "small VGG, tanh, Adam": {"activation": "tanh", "optimizer": "adam"},
+    "small VGG, tanh, RMSprop": {"activation": "tanh", "optimizer": "rmsprop"},
+    "small VGG, ReLU, RMSprop": {"activation": "relu", "optimizer": "rmsprop"},
+}
+IN_TABLE_4_2 = ("DropConnect", "magnitude", "isparse")
 
+
+def part_train(options, seeds, sparsities, keep):
     rows = []
     epochs = 2 if options.small else options.epochs
 
-    def record(setting, seed, method, sparsity, data, **kwargs):
+    def record(name, seed, method, sparsity, data, **kwargs):
         keras.backend.clear_session()
-        model = trained(lenet5, data, seed, epochs, **kwargs)
-        rows.append((setting, seed, method, sparsity, accuracy(model, data)))
+        make = NETWORKS.get(name, small_vgg)
+        model = trained(make, data, seed, epochs, **kwargs, **VARIANTS.get(name, {}))
+        rows.append((name, seed, method, sparsity, accuracy(model, data)))
 
-    for seed in range(seeds):
-        data = load(options.data, seed)
-        sample = data[0][:512]
-        record("LeNet-5", seed, "dense", 0.0, data)
-        record("LeNet-5", seed, "l1 (1e-4)", 0.0, data, l1=1e-4)
-        for sparsity in sparsities:
-            record("LeNet-5", seed, "dropout", sparsity, data, dropout=sparsity)
-            for method in ("random", "magnitude", "lottery", "isparse"):
-                callback = iSparseCallback(sparsity, data=sample, method=method, seed=seed)
-                record("LeNet-5", seed, method, sparsity, data, callbacks=[callback])
-        print("train", seed, flush=True)
-    return pd.DataFrame(rows, columns=["network", "seed", "method", "sparsity", "accuracy"])
+    def sparse(name, seed, method, sparsity, data):
+        kwargs, masked = TRAIN[method]
+        if kwargs.get("schedule"):
+            kwargs = {**kwargs, "end": max(epochs // 2, 1)}
+        callback = iSparseCallback(sparsity, data=data[0][:512], seed=seed, **kwargs)
+        record(name, seed, method, sparsity, data, callbacks=[callback], masked=masked)
+
+    networks = ["LeNet-5"] if options.small else [*NETWORKS, *VARIANTS]
+    for name in networks:
+        for seed in range(seeds):
+            data = load(options.data, seed)
+            record(name, seed, "dense", 0.0, data)
+            if name in NETWORKS:
+                record(name, seed, "l1 (1e-4)", 0.0, data, l1=1e-4)
+            for sparsity in sparsities:
+                if name in NETWORKS:
+                    record(name, seed, "dropout", sparsity, data, dropout=sparsity)
+                for method in TRAIN if name in NETWORKS else IN_TABLE_4_2:
+                    sparse(name, seed, method, sparsity, data)
+            print("train", name, seed, flush=True)
+        keep(rows)
 
 
 def table(frame, base):
@@ -273,18 +309,23 @@ def main():
     logging.getLogger("keras_saliency").setLevel(logging.ERROR)
     seeds = 2 if options.small else options.seeds
     sparsities = (0.5,) if options.small else SPARSITIES
-    if options.part == "with":
-        frame = part_with(options, seeds, sparsities)
-    else:
-        frame = part_train(options, seeds, sparsities if options.small else (*PAPER[1:], 0.8, 0.95))
     suffix = "" if options.data == "digits" else f"_{options.data}"
-    runner.write(
-        f"isparse_accuracy_{options.part}{suffix}",
-        table(frame, "magnitude"),
-        f"{options.data}, {seeds} seeds, accuracy in % with 95 % confidence intervals (Student). "
-        "'minus magnitude' is the mean difference to magnitude at the same sparsities.",
-        small=options.small,
-    )
+
+    def keep(rows):  # after each network, so that a long run can be cut short
+        columns = ["network", "seed", "method", "sparsity", "accuracy"]
+        runner.write(
+            f"isparse_accuracy_{options.part}{suffix}",
+            table(pd.DataFrame(rows, columns=columns), "magnitude"),
+            f"{options.data}, {seeds} seeds, accuracy in % with 95 % confidence intervals "
+            "(Student). 'minus magnitude' is the mean difference to magnitude at the same "
+            "sparsities.",
+            small=options.small,
+        )
+
+    if options.part == "with":
+        part_with(options, seeds, sparsities, keep)
+    else:
+        part_train(options, seeds, sparsities if options.small else TRAINED, keep)
 
 
 if __name__ == "__main__":
