@@ -1,6 +1,6 @@
 """What sparse training costs: a step with masked layers, and with the callback on a plain model.
 
-    KERAS_BACKEND=jax python benchmarks/isparse_training.py [--small]
+    KERAS_BACKEND=jax python benchmarks/isparse_training.py [--batches 64,256] [--small]
 
 One training step (`train_on_batch`, compiled where the backend compiles) of a convolutional and of
 a dense network: plain, with masked layers, and plain with what `iSparseCallback` keeps in the
@@ -130,47 +130,61 @@ def tensorflow_peer(build, x, y):
     return {"tf_keras": lambda: plain.train_on_batch(x, y), "tfmot": step}
 
 
-def main():
-    args = runner.arguments(__doc__)
-    size, batch, repeats = (8, 4, 2) if args.small else (32, 64, 25)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(batch, size, size, 3)).astype("float32")
-    y = rng.normal(size=(batch, 10)).astype("float32")
-    rows = []
-    for name, build in (("convolutional", convolutional), ("dense", dense)):
-        models = {kind: build(head=keras.Input((size, size, 3))) for kind in ("plain", "callback")}
-        models["masked"] = keras_saliency.sparsify(models["plain"], 0.5, method="magnitude")
-        for model in models.values():
-            model.compile("adam", "mse")
-        tasks = {
-            "plain": lambda m=models["plain"]: m.train_on_batch(x, y),
-            "masked layers": lambda m=models["masked"]: m.train_on_batch(x, y),
-            "callback on plain": with_callback(models["callback"], x, y),
-        }
-        bases = dict.fromkeys(tasks, "plain")
-        if runner.backend() == "torch":
-            tasks.update(torch_peer(name, x, y))
-            bases.update({"PyTorch": "PyTorch", "torch.nn.utils.prune": "PyTorch"})
+def stepper(model, x, y, **kwargs):
+    model.compile("adam", "mse", **kwargs)
+    return lambda: model.train_on_batch(x, y)
+
+
+def tasks_of(name, build, x, y):
+    """Dict from the name of a step to the step, and one to the step that it is compared with."""
+    plain, other = (build(head=keras.Input(x.shape[1:])) for _ in range(2))
+    masked = keras_saliency.sparsify(plain, 0.5, method="magnitude")
+    tasks = {"plain": stepper(plain, x, y), "masked layers": stepper(masked, x, y)}
+    other.compile("adam", "mse")
+    tasks["callback on plain"] = with_callback(other, x, y)
+    bases = dict.fromkeys(tasks, "plain")
+    if runner.backend() == "torch":
+        tasks.update(torch_peer(name, x, y))
+        bases.update({"PyTorch": "PyTorch", "torch.nn.utils.prune": "PyTorch"})
+    if runner.backend() == "tensorflow":
+        for label, model in (("plain, XLA", plain), ("masked layers, XLA", masked)):
+            tasks[label] = stepper(keras.models.clone_model(model), x, y, jit_compile=True)
+            bases[label] = "plain, XLA"
         toolkit = ("tf_keras", "tensorflow_model_optimization")
-        if runner.backend() == "tensorflow" and all(map(importlib.util.find_spec, toolkit)):
+        if all(map(importlib.util.find_spec, toolkit)):
             tasks.update(tensorflow_peer(build, x, y))
             bases.update({"tf_keras": "tf_keras", "tfmot": "tf_keras"})
-        timings = runner.measure(tasks, repeats=repeats, warmup=3)
-        weights = int(sum(np.prod(w.shape) for w in models["plain"].weights))
-        for task, base in bases.items():
-            rows.append(
-                {
-                    "network": name,
-                    "weights": weights,
-                    "step": task,
-                    "seconds": timings["seconds"][task],
-                    "ratio": timings["seconds"][task] / timings["seconds"][base],
-                    "base": base,
-                    "others": timings.attrs["others"],
-                }
-            )
-    notes = f"""Adam, batch {batch}, {size} x {size} x 3 inputs; median of {repeats} interleaved
-    steps. `others` is the share of the CPU that other processes took meanwhile."""
+    return tasks, bases
+
+
+def main():
+    args = runner.arguments(__doc__, batches="64,256", repeats=25)
+    size, batches, repeats = 32, [int(b) for b in args.batches.split(",")], args.repeats
+    if args.small:
+        size, batches, repeats = 8, [4], 2
+    rng = np.random.default_rng(0)
+    rows = []
+    for name, build in (("convolutional", convolutional), ("dense", dense)):
+        for batch in batches:
+            x = rng.normal(size=(batch, size, size, 3)).astype("float32")
+            y = rng.normal(size=(batch, 10)).astype("float32")
+            tasks, bases = tasks_of(name, build, x, y)
+            timings = runner.measure(tasks, repeats=repeats, warmup=3)
+            for task, base in bases.items():
+                rows.append(
+                    {
+                        "network": name,
+                        "batch": batch,
+                        "step": task,
+                        "seconds": timings["seconds"][task],
+                        "ratio": timings["seconds"][task] / timings["seconds"][base],
+                        "base": base,
+                        "others": timings.attrs["others"],
+                    }
+                )
+    notes = f"""Adam, {size} x {size} x 3 inputs, 0.6 million weights in the convolutional network
+    and 5.3 million in the dense one; median of {repeats} interleaved steps. `others` is the share
+    of the CPU that other processes took meanwhile."""
     runner.write("isparse_training", pd.DataFrame(rows), notes, small=args.small)
 
 
