@@ -252,18 +252,20 @@ class _Hooks:
         self.sparsifier = sparsifier
         sparsifier.make_variables()
         self._pairs = sparsifier.plain_pairs()
+        self._patched = []
         self._optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         if not self._pairs:
             return
         for variable, mask in self._pairs:
             variable.constraint = _MaskConstraint(mask, variable.constraint)
-        self._patch(model.optimizer, "finalize_variable_values", self._finalize)
+        if self._optimizer.use_ema:
+            self._patch("_update_model_variables_moving_average", self._mask_averages)
         if keras.backend.backend() == "jax":
             # A compiled step sees what is in its state, and of that the optimizer sees its own
             # variables. The masks stay out of its files.
             self._optimizer._variables.extend(mask for _, mask in self._pairs)
-            self._patch(self._optimizer, "save_own_variables", self._without_masks)
-            self._patch(self._optimizer, "load_own_variables", self._without_masks)
+            self._patch("save_own_variables", self._without_masks)
+            self._patch("load_own_variables", self._without_masks)
         model.make_train_function(force=True)
 
     def remove(self):
@@ -272,26 +274,31 @@ class _Hooks:
         for variable, _ in self._pairs:
             if isinstance(variable.constraint, _MaskConstraint):
                 variable.constraint = variable.constraint.inner
-        for optimizer in {id(o): o for o in (self.model.optimizer, self._optimizer)}.values():
-            for name in ("finalize_variable_values", "save_own_variables", "load_own_variables"):
-                optimizer.__dict__.pop(name, None)
+        for name in self._patched:
+            self._optimizer.__dict__.pop(name, None)
         if keras.backend.backend() == "jax":
             self._hide()
         self.model.train_function = None
 
-    def _patch(self, optimizer, name, wrapper):
-        original = getattr(optimizer, name)
+    def _patch(self, name, wrapper):
+        original = getattr(self._optimizer, name)
 
         @functools.wraps(original)
         def patched(*args, **kwargs):
             return wrapper(original, *args, **kwargs)
 
-        optimizer.__dict__[name] = patched
+        self._optimizer.__dict__[name] = patched
+        self._patched.append(name)
 
-    def _finalize(self, original, *args, **kwargs):
-        # Averaged weights replace the trained ones: the average remembers masked weights.
-        original(*args, **kwargs)
-        self.sparsifier.apply()
+    def _mask_averages(self, original, trainable_variables):
+        # The weights that an optimizer averages are those before the constraint. The averages
+        # stand in for the weights at the end, and whenever `SwapEMAWeights` swaps them in.
+        original(trainable_variables)
+        masks = {id(variable): mask for variable, mask in self._pairs}
+        averages = self._optimizer._model_variables_moving_average
+        for variable, average in zip(trainable_variables, averages, strict=True):
+            if average is not None and id(variable) in masks:
+                average.assign(masked(average, masks[id(variable)]))
 
     def _hide(self):
         masks = {id(mask) for _, mask in self._pairs}

@@ -261,6 +261,8 @@ class XM2AHeads(ConvolutionHeads):
     ```
     """
 
+    kernel_methods = ("describe",)
+
     def __init__(
         self,
         num_heads=8,

@@ -1,11 +1,11 @@
 """The weights of a model that count as edges: what may be masked, what may not, and why."""
 
 import fnmatch
-import re
 from dataclasses import dataclass, field
 
 import keras
 
+from keras_saliency.sparsity.layer_selection import matches
 from keras_saliency.sparsity.registry import find_kernels, find_reason
 
 
@@ -222,7 +222,7 @@ def _select(model, kernels, selectors, argument):
         for selector in selectors:
             chosen |= _select(model, kernels, selector, argument)
         return chosen
-    chosen = {i for i, kernel in enumerate(kernels) if matches(kernel, selectors, argument)}
+    chosen = {i for i, kernel in enumerate(kernels) if _means(kernel, selectors, argument)}
     if chosen or not isinstance(selectors, (str, keras.layers.Layer)):
         return chosen
     if isinstance(selectors, keras.layers.Layer):
@@ -241,20 +241,8 @@ def _select(model, kernels, selectors, argument):
     )
 
 
-def matches(kernel, selector, argument="layers"):
-    """Whether one selector (a layer, a name, a pattern or a function) means this kernel."""
+def _means(kernel, selector, argument):
     around = (*kernel.parents, kernel.layer)
-    if isinstance(selector, keras.layers.Layer):
-        return any(selector is layer for layer in (*around, kernel.owner))
-    if isinstance(selector, str):
-        prefixes = ["/".join(layer.name for layer in around[: i + 1]) for i in range(len(around))]
-        names = {kernel.key, *prefixes, *(layer.name for layer in around)}
-        return any(name == selector or fnmatch.fnmatchcase(name, selector) for name in names)
-    if isinstance(selector, re.Pattern):
-        return selector.search(kernel.key) is not None
-    if callable(selector) and not isinstance(selector, type):
-        return any(bool(selector(x)) for x in around if not isinstance(x, keras.Model))
-    raise TypeError(
-        f"`{argument}` takes layers, names, glob patterns, compiled regular expressions and "
-        f"functions of a layer, or a list of them. Received: {selector!r}"
-    )
+    prefixes = ["/".join(layer.name for layer in around[: i + 1]) for i in range(len(around))]
+    names = [kernel.key, *prefixes, *(layer.name for layer in around)]
+    return selector is kernel.owner or matches(selector, around, names, argument)

@@ -116,6 +116,21 @@ def test_masked_weights_are_zero_at_every_batch_end_whatever_the_optimizer(name)
     assert not [name for name in vars(model) if "isparse" in name]
 
 
+def test_swapped_in_averages_have_the_zeros():
+    class Record(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            counts.append(zeros(self.model))
+            kernels.append(compat.to_numpy(self.model.layers[0].kernel).copy())
+
+    counts, kernels = [], []
+    for callbacks in ([], [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]):
+        keras.utils.set_random_seed(0)
+        callback = iSparseCallback(0.4, method="magnitude", regrow=False)
+        train(mlp(OPTIMIZERS["ema"]()), callback, *callbacks, Record(), epochs=2)
+    assert counts == [expected(0.4)] * 4
+    assert np.abs(kernels[0] - kernels[2]).max() > 1e-4  # the averages were in the model
+
+
 def test_masked_models_have_their_masks_set():
     model = mlp()
     sparse = keras_saliency.sparsify(model, 0.2, method="magnitude")

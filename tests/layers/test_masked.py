@@ -222,6 +222,23 @@ def test_masked_cells_count_masked_edges_as_zeros(cell_class):
 # ---- gradients, precision, quantisation -------------------------------------------------------
 
 
+def test_other_methods_that_read_the_kernels_see_the_masks_too():
+    from keras_saliency.layers import XM2AHeads
+
+    layer = XM2AHeads(num_heads=2, key_dim=3)
+    x = np.random.default_rng(0).normal(size=(2, 7, 3)).astype("float32")
+    layer.build(x.shape)
+    names = [f"{role}_kernel_{h}" for role in ("query", "key", "value") for h in (1, 2)]
+    set_random_masks(mask_layer(layer, names))
+    plain = XM2AHeads(num_heads=2, key_dim=3)
+    plain.build(x.shape)
+    for name in names:
+        kernel = compat.to_numpy(getattr(layer, name)) * compat.to_numpy(layer.masks[name])
+        getattr(plain, name).assign(kernel)
+    for found, wanted in zip(layer.describe(x), plain.describe(x), strict=True):
+        np.testing.assert_allclose(compat.to_numpy(found), compat.to_numpy(wanted), atol=1e-6)
+
+
 def test_masked_edges_get_no_gradient():
     layer = masked.MaskedDense(5)
     layer.build((None, 7))

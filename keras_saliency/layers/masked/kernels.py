@@ -71,16 +71,14 @@ def _kernel_property(name, base):
     return property(get, put, remove)
 
 
-def _call_with_masks(base):
-    call = base.call
-
+def _with_masks(method):
     # Keras reads the signature of `call`, so it stays the stock layer's.
-    @functools.wraps(call)
-    def masked_call(self, *args, **kwargs):
+    @functools.wraps(method)
+    def masked_method(self, *args, **kwargs):
         with self.masking():
-            return call(self, *args, **kwargs)
+            return method(self, *args, **kwargs)
 
-    return masked_call
+    return masked_method
 
 
 def _build_with_masks(base):
@@ -125,8 +123,11 @@ class MaskedKernels:
         cls.plain_class = base
         for name in cls.kernels:
             setattr(cls, name, _kernel_property(name, base))
-        if (cls.kernels or issubclass(base, keras.layers.RNN)) and cls.call is base.call:
-            cls.call = _call_with_masks(base)
+        if cls.kernels or issubclass(base, keras.layers.RNN):
+            # A layer may name other methods than `call` that compute with its kernels.
+            for name in ("call", *getattr(base, "kernel_methods", ())):
+                if getattr(cls, name) is getattr(base, name):
+                    setattr(cls, name, _with_masks(getattr(base, name)))
         if cls.kernels:
             cls.build = _build_with_masks(base)
 
