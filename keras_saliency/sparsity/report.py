@@ -71,7 +71,7 @@ def sparsity_report(model, layers=None, exclude=None, skipped=False):
             note = "no mask"
             kept = int(np.count_nonzero(values))
         else:
-            kept = int(np.count_nonzero(values * ops.convert_to_numpy(mask)))
+            kept = int(np.count_nonzero(values[ops.convert_to_numpy(mask)]))
         size = kernel.size
         flops = 2.0 * size * positions.get(id(kernel.variable), lambda k: np.nan)(kernel)
         rows.append(
