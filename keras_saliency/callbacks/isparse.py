@@ -6,7 +6,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_saliency.layers.masked.kernels import masked
+from keras_saliency.layers.masked.kernels import masked_in_place
 from keras_saliency.sparsity.masks import METHODS, check_granularity, check_sparsity
 from keras_saliency.sparsity.schedules import Schedule
 from keras_saliency.sparsity.sparsifier import Sparsifier
@@ -237,7 +237,7 @@ class _MaskConstraint(keras.constraints.Constraint):
         self.inner = inner
 
     def __call__(self, w):
-        return masked(w if self.inner is None else self.inner(w), self.mask)
+        return masked_in_place(w if self.inner is None else self.inner(w), self.mask)
 
 
 class _Hooks:
@@ -298,7 +298,7 @@ class _Hooks:
         averages = self._optimizer._model_variables_moving_average
         for variable, average in zip(trainable_variables, averages, strict=True):
             if average is not None and id(variable) in masks:
-                average.assign(masked(average, masks[id(variable)]))
+                average.assign(masked_in_place(average, masks[id(variable)]))
 
     def _hide(self):
         masks = {id(mask) for _, mask in self._pairs}

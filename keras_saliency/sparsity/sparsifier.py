@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_saliency.layers.masked.kernels import MaskedKernels, masked
+from keras_saliency.layers.masked.kernels import MaskedKernels, masked, masked_in_place
 from keras_saliency.sparsity.masks import MaskMaker
 from keras_saliency.sparsity.schedules import Schedule
 
@@ -201,7 +201,7 @@ class Sparsifier:
         pairs = self.plain_pairs()
         if trainable_variables is None:
             for variable, mask in pairs:
-                variable.assign(masked(variable, mask))
+                variable.assign(masked_in_place(variable, mask))
             return None
         masks = {id(variable): mask for variable, mask in pairs}
         return [
@@ -332,4 +332,4 @@ def _assign_all(jobs):
 
 
 def _assign(variable, value, mask=None):
-    variable.assign(value if mask is None else masked(variable, mask))
+    variable.assign(value if mask is None else masked_in_place(variable, mask))

@@ -11,7 +11,7 @@ from keras import layers
 
 from keras_saliency.layers import masked
 from keras_saliency.layers.masked.generic import mask_layer, plain_config
-from keras_saliency.layers.masked.kernels import MaskedKernels, mask_variables
+from keras_saliency.layers.masked.kernels import MaskedKernels, mask_variables, masked_in_place
 from keras_saliency.layers.masked.layers import TWINS
 
 DENSE = {
@@ -262,6 +262,15 @@ def test_infinite_weights_under_the_mask_count_as_zero_in_float16():
     layer.set_mask(np.zeros((5, 3)))
     _, (gradient, _) = compat.gradients(layer, [np.ones((2, 5))], keras.ops.sum)
     assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_masking_in_place_hides_infinities(dtype):
+    variable = keras.Variable([[1.5, np.inf], [-np.inf, -2.5]], dtype=dtype)
+    mask = keras.Variable(np.eye(2, dtype=bool), dtype="bool", trainable=False)
+    variable.assign(masked_in_place(variable, mask))
+    found = compat.to_numpy(keras.ops.cast(variable, "float32"))
+    np.testing.assert_array_equal(found, [[1.5, 0.0], [0.0, -2.5]])
 
 
 def test_regularizers_see_the_masked_kernel():
