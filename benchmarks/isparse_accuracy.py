@@ -261,7 +261,7 @@ def part_train(options, seeds, sparsities, keep):
         callback = iSparseCallback(sparsity, data=data[0][:512], seed=seed, **kwargs)
         record(name, seed, method, sparsity, data, callbacks=[callback], masked=masked)
 
-    networks = ["LeNet-5"] if options.small else [*NETWORKS, *VARIANTS]
+    networks = ["LeNet-5"] if options.small else ["LeNet-5", "small VGG", *VARIANTS, "small ResNet"]
     for name in networks:
         for seed in range(seeds):
             data = load(options.data, seed)
