@@ -231,7 +231,7 @@ def apply_elementwise(function, values):
         return values
     result = np.full_like(values, np.nan)
     # Of few different lengths, since some backends compile anew for each.
-    x = np.zeros((1, 1 << int(known.sum() - 1).bit_length()), "float32")
+    x = np.zeros((1, 1 << int(known.sum() - 1).bit_length()), "float64")
     x[0, : known.sum()] = values[known]
     y = keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(x)))
     result[known] = y.astype("float64")[0, : known.sum()]
