@@ -41,10 +41,10 @@ def randomised(model, seed=0):
     rng = np.random.default_rng(seed)
     for variable in model.weights:
         shape, name = tuple(variable.shape), variable.path.rsplit("/", 1)[-1]
-        if name in ("moving_variance", "variance", "gamma"):
-            variable.assign(rng.uniform(0.5, 1.5, shape))
-        elif name in ("moving_mean", "mean", "beta", "bias"):
+        if name in ("moving_mean", "mean", "beta", "bias"):
             variable.assign(rng.normal(0, 0.2, shape))
+        elif len(shape) == 1:  # scales and variances, not always named
+            variable.assign(rng.uniform(0.5, 1.5, shape))
     return model
 
 
@@ -145,11 +145,8 @@ def main():
             continue
         print(rows[-1], flush=True)
     frame = pd.DataFrame(rows)
-    kept = runner.RESULTS / f"applications_shrink.{runner.backend()}.csv"
-    if options.only and kept.exists():
-        earlier = pd.read_csv(kept, comment="#")
-        earlier = earlier[~earlier["model"].isin(frame["model"])]
-        frame = pd.concat([earlier, frame]).sort_values("model")
+    if options.only:
+        frame = runner.merged("applications_shrink", frame, ["model"]).sort_values("model")
     agree = int((frame["outputs"] == "agree").sum())
     runner.write(
         "applications_shrink",

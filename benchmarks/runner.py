@@ -182,6 +182,25 @@ def markdown(frame):
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def merged(name, frame, keys):
+    """Add to `frame` what this backend's table already has on other subjects.
+
+    For benchmarks that are measured in pieces.
+
+    Args:
+        name: Name of the benchmark, as `write` takes it.
+        frame: The new rows, which replace earlier ones of the same subjects.
+        keys: Columns that tell a subject.
+    """
+    path = RESULTS / f"{name}.{backend()}.csv"
+    if not path.exists():
+        return frame
+    earlier = pd.read_csv(path, comment="#")
+    new = pd.MultiIndex.from_frame(frame[keys].astype(str))
+    old = pd.MultiIndex.from_frame(earlier[keys].astype(str))
+    return pd.concat([earlier[~old.isin(new)], frame], ignore_index=True)
+
+
 def write(name, frame, notes="", small=False):
     """Print `frame`; keep it as this backend's section of ``results/NAME.md`` unless `small`.
 

@@ -3,6 +3,8 @@
     KERAS_BACKEND=tensorflow python benchmarks/shrink_cost.py [--networks VGG16,ResNet50]
         [--sizes 224,32] [--shares 0.75,0.5,0.25] [--batch 1] [--no-training 1] [--small]
 
+Rows of networks and sizes that are not measured this time stay in the table.
+
 Every row is one network with a share of its channels (`shrink_to(channels=share)`, lowest
 magnitudes first) or with 90 % of its weights set to zero and nothing removed. All numbers are
 ratios to the dense network in the same run, except `shrink seconds`, the time that `shrink`
@@ -148,7 +150,11 @@ def main():
         f"Ratios to the dense network, batch of {options.batch}, weights random. Flops are those "
         "of kernels. Zeros alone bring no speed: dense kernels multiply them like other numbers."
     )
-    runner.write("shrink_cost", pd.DataFrame(table), notes, small=options.small)
+    frame = pd.DataFrame(table)
+    if not options.small:
+        frame = runner.merged("shrink_cost", frame, ["network", "size"])
+    frame = frame.sort_values(["size", "network"], ascending=[False, True], kind="stable")
+    runner.write("shrink_cost", frame, notes, small=options.small)
 
 
 if __name__ == "__main__":
