@@ -12,6 +12,7 @@ the dense network, counted the same way for both: weights without statistics, an
 by kernels. Seconds are those of the whole call on a network in memory, tracing included.
 """
 
+import importlib.metadata
 import time
 
 import keras
@@ -222,9 +223,7 @@ def main():
             frame[column] = frame[column] / dense[column]
         table.append(frame.iloc[:-1])
         keras.utils.clear_session()
-    import torch_pruning
-
-    version = getattr(torch_pruning, "__version__", "")
+    version = importlib.metadata.version("torch-pruning")
     notes = (
         f"Torch-Pruning {version}, images of {size}×{size}, random weights. Parameters and "
         "operations are shares of the dense network."

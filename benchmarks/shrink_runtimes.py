@@ -35,7 +35,7 @@ def variants(dense):
     return {
         "dense": dense,
         "90 % zeros": zeroed(0.9),
-        "2:4": zeroed(0.5, granularity=(2, 4)),
+        "2:4": zeroed(0.5, granularity=(2, 4), exclude=lambda layer: layer.kernel.shape[-2] % 4),
         "half the channels": keras_saliency.shrink_to(
             dense, channels=0.5, method="magnitude", verbose=False
         ),
@@ -100,7 +100,7 @@ def main():
     options = runner.arguments(
         __doc__.splitlines()[0], network="ResNet50", size=224, batch=1, repeats=9
     )
-    name, size = ("MobileNetV2", 32) if options.small else (options.network, options.size)
+    name, size = ("ResNet50", 32) if options.small else (options.network, options.size)
     x = np.random.default_rng(0).normal(size=(options.batch, size, size, 3)).astype("float32")
     models = variants(network(name, size))
     for model in models.values():
