@@ -54,8 +54,8 @@ def in_saved_model(model, x, path):
     import tensorflow as tf
 
     model.export(path, format="tf_saved_model", verbose=False)
-    serve = tf.saved_model.load(path).serve
-    return lambda: serve(x)
+    saved = tf.saved_model.load(path)  # must outlive its functions
+    return lambda: saved.serve(x)
 
 
 def in_onnxruntime(model, x, path):
