@@ -224,7 +224,7 @@ class MaskMaker:
                     f"sparsity={1 - n / m:g}. Received: {target:g} for {key!r}"
                 )
 
-    def masks(self, share=None, previous=None, step=0, values=None):
+    def masks(self, share=None, previous=None, step=0, values=None, scores=None):
         """Compute the masks.
 
         Args:
@@ -235,6 +235,7 @@ class MaskMaker:
             step: Makes the random masks of different steps differ.
             values: Function from a `Kernel` to the weights to score in place of the model's,
                 or `None`.
+            scores: Takes the place of `scores`, how output neurons score.
 
         Returns:
             A dict from kernel key to a boolean array of the kernel's shape, `True` keeps.
@@ -248,7 +249,7 @@ class MaskMaker:
         forced = {}
         if not self.regrow:
             forced = {key: ~np.asarray(mask, bool).reshape(-1) for key, mask in previous.items()}
-        pairs = self._scored(step, values or (lambda kernel: None))
+        pairs = self._scored(step, values or (lambda kernel: None), scores)
         if self.scope == "global":
             pairs = list(pairs)
             return self._global(pairs, next(iter(targets.values())), forced)
@@ -261,10 +262,11 @@ class MaskMaker:
             decide(masks[kernel.key])
         return masks
 
-    def _scored(self, step, values):
+    def _scored(self, step, values, scores=None):
         """Yield `(kernel, edge scores, decide)`."""
         if self.method == "isparse":
-            walk = SignificanceWalk(self.model, self.data, stored=self.stored, **self._walk)
+            options = self._walk if scores is None else {**self._walk, "scores": scores}
+            walk = SignificanceWalk(self.model, self.data, stored=self.stored, **options)
             reached = {kernel.key for kernel in walk.kernels}
             lost = [kernel.key for kernel in self.kernels if kernel.key not in reached]
             if lost:

@@ -23,6 +23,11 @@ from keras_saliency.sparsity.scores import (
 
 _logger = logging.getLogger("keras_saliency")
 
+
+class ConstantOutputs(ValueError):
+    """The outputs do not vary over the data, so their neurons cannot be told apart."""
+
+
 SCORES = ("inffs", "identity", "pca")
 ORDERS = ("forward", "backward", "random")
 
@@ -566,7 +571,7 @@ def output_scores(model, outputs, data, scores, alpha, batch_size):
             )
         vector = inffs(matrix, alpha) if scores == "inffs" else _pca(matrix)
         if not vector.any():
-            raise ValueError(
+            raise ConstantOutputs(
                 f"Output {index} of '{model.name}' does not vary over the {len(x)} sample(s) of "
                 f"`data`, so `scores={scores!r}` cannot tell its neurons apart. Pass more, and "
                 "different, samples, or scores='identity'."

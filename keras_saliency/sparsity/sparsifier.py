@@ -1,6 +1,7 @@
 """Sparsification during training, for any training loop (G 4.5, "train-with")."""
 
 import contextlib
+import warnings
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ from keras import ops
 from keras_saliency.layers.masked.kernels import MaskedKernels, masked, masked_in_place
 from keras_saliency.sparsity.masks import MaskMaker
 from keras_saliency.sparsity.schedules import Schedule
+from keras_saliency.sparsity.significance import ConstantOutputs
 
 
 class Sparsifier:
@@ -167,6 +169,7 @@ class Sparsifier:
         """Compute the masks, if that is due before this batch; returns whether it was."""
         if not self.is_due(batch, epoch):
             return False
+        first = self._unit is None
         unit = self._unit = self.schedule.unit(batch, epoch)
 
         def share(target):
@@ -177,7 +180,18 @@ class Sparsifier:
             if now <= self._share:  # the winning ticket is being trained
                 return False
             self._share = now
-        masks = self.maker.masks(share, previous=self.masks, step=batch, values=self._values)
+        arguments = {"previous": self.masks, "step": batch, "values": self._values}
+        try:
+            masks = self.maker.masks(share, **arguments)
+        except ConstantOutputs as error:
+            if first:
+                raise
+            warnings.warn(
+                f"{error} The model has collapsed in training; for this update of the masks all "
+                "output neurons count the same.",
+                stacklevel=2,
+            )
+            masks = self.maker.masks(share, scores="identity", **arguments)
         self._set(masks)
         return True
 

@@ -116,6 +116,20 @@ def test_masked_weights_are_zero_at_every_batch_end_whatever_the_optimizer(name)
     assert not [name for name in vars(model) if "isparse" in name]
 
 
+def test_a_model_that_collapses_is_masked_on_with_a_warning():
+    class Collapse(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.layers[-1].kernel.assign(np.zeros((12, 5)))
+
+    model = mlp()
+    callback = iSparseCallback(0.4, data=samples()[0], schedule="polynomial", end=1)
+    with pytest.warns(UserWarning, match="collapsed"):
+        train(model, callback, Collapse(), epochs=2)
+    assert zeros(model)["first"] >= expected(0.4)["first"]
+    with pytest.raises(ValueError, match="does not vary"):  # before anything is changed
+        train(model, iSparseCallback(0.4, data=np.zeros((4, 7))))
+
+
 def test_swapped_in_averages_have_the_zeros():
     class Record(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
