@@ -1,7 +1,7 @@
 """How much accuracy sparsification costs: iSparse, its peers and its ablations (G 4.6).
 
     KERAS_BACKEND=jax python benchmarks/isparse_accuracy.py [--small]
-        [--part with|train] [--data digits|fashion_mnist] [--seeds 5]
+        [--part with|train] [--data digits|fashion_mnist] [--seeds 5] [--sparsities 0.5,0.9]
 
 `--part with` (tables `isparse_accuracy_with`): trained networks are sparsified without
 retraining, figure 4.6, table 4.3 and figure 4.7, plus what the choice of data, of normalisation
@@ -305,10 +305,16 @@ def table(frame, base):
 
 
 def main():
-    options = runner.arguments(__doc__, part="with", data="digits", seeds=5, epochs=25)
+    options = runner.arguments(
+        __doc__, part="with", data="digits", seeds=5, epochs=25, sparsities=""
+    )
     logging.getLogger("keras_saliency").setLevel(logging.ERROR)
     seeds = 2 if options.small else options.seeds
-    sparsities = (0.5,) if options.small else SPARSITIES
+    sparsities = SPARSITIES if options.part == "with" else TRAINED
+    if options.sparsities:
+        sparsities = tuple(float(s) for s in options.sparsities.split(","))
+    if options.small:
+        sparsities = (0.5,)
     suffix = "" if options.data == "digits" else f"_{options.data}"
 
     def keep(rows):  # after each network, so that a long run can be cut short
@@ -325,7 +331,7 @@ def main():
     if options.part == "with":
         part_with(options, seeds, sparsities, keep)
     else:
-        part_train(options, seeds, sparsities if options.small else TRAINED, keep)
+        part_train(options, seeds, sparsities, keep)
 
 
 if __name__ == "__main__":
