@@ -65,8 +65,9 @@ def sparsify(
         scope: `"layer"`: each kernel loses its share. `"global"`: all edges are ranked together,
             and the model loses the share.
         granularity: `"edge"`. `"channel"`: whole output channels, `round(sparsity * channels)`,
-            those with the lowest sum of edge scores. A pair `(n, m)`: of every m neighbours
-            along the input axis the n best stay; `sparsity` must be `1 - n / m`.
+            those with the lowest sum of edge scores; the channels of the model's outputs stay,
+            unless `layers` or a dict as `sparsity` names their layer. A pair `(n, m)`: of every m
+            neighbours along the input axis the n best stay; `sparsity` must be `1 - n / m`.
         order: `"forward"`; or `"backward"` or `"random"`, where the scores of a layer know what is
             masked in the layers before it in that order (G 4.6.6).
         layers, exclude: Which layers: objects, names, glob patterns, compiled regular

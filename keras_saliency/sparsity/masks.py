@@ -1,14 +1,18 @@
 """From scores to masks: edges, N:M and channels, per layer or over the whole model (G 4.4.3)."""
 
+import logging
 import numbers
 
 import numpy as np
 from keras import ops
 
-from keras_saliency.sparsity.kernels import maskable_kernels
+from keras_saliency.sparsity.graph import flatten_model, is_functional
+from keras_saliency.sparsity.kernels import Skipped, maskable_kernels
 from keras_saliency.sparsity.ranking import drop_lowest
 from keras_saliency.sparsity.scores import BLOCK, EdgeScores
-from keras_saliency.sparsity.significance import ORDERS, SignificanceWalk
+from keras_saliency.sparsity.significance import ORDERS, SignificanceWalk, first_sample
+
+_logger = logging.getLogger("keras_saliency")
 
 METHODS = ("isparse", "magnitude", "random", "lottery")
 SCOPES = ("layer", "global")
@@ -188,6 +192,8 @@ class MaskMaker:
         if not self.kernels:
             raise ValueError("`sparsity` leaves every layer of the model dense.")
         self.skipped = list(found.skipped)
+        if self.granularity == "channel" and layers is None and not isinstance(sparsity, dict):
+            self._spare_outputs(model, data)
         if isinstance(self.granularity, tuple):
             self._check_neighbours()
         self.model = model
@@ -206,6 +212,32 @@ class MaskMaker:
             "normalization": normalization,
             "batch_size": batch_size,
         }
+
+    def _spare_outputs(self, model, data):
+        """Channels of the model's outputs, a classifier's classes, go only when named."""
+        try:
+            sample = None if is_functional(model) else first_sample(model, data)
+            known = {id(kernel.variable) for kernel in maskable_kernels(model)}
+            outputs = kernels_of_outputs(flatten_model(model, sample), known)
+        except (ValueError, TypeError) as error:
+            _logger.warning(
+                "Which layers make the outputs of '%s' cannot be seen, so their channels are "
+                "masked like others; leave those layers dense with `exclude`. The cause was: %s",
+                model.name,
+                error,
+            )
+            return
+        spared = [kernel for kernel in self.kernels if id(kernel.variable) in outputs]
+        self.kernels = [kernel for kernel in self.kernels if id(kernel.variable) not in outputs]
+        if not self.kernels:
+            raise ValueError(
+                f"All channels of '{model.name}' that can be masked are channels of its outputs. "
+                "Name the layers whose output channels may go: "
+                f"layers={[kernel.path for kernel in spared]}"
+            )
+        reason = "its channels are channels of the model's outputs"
+        self.skipped += [Skipped(kernel.key, kernel.layer, reason) for kernel in spared]
+        self.targets = {kernel.key: self.targets[kernel.key] for kernel in self.kernels}
 
     def _check_neighbours(self):
         n, m = self.granularity
@@ -398,6 +430,22 @@ def neighbours_to_drop(edges, kernel, n, m):
         drop[begin : begin + BLOCK // m] = rank < m - n
     back = np.argsort([*rest, *axes])
     return np.ascontiguousarray(drop.reshape(moved.shape).transpose(back)).reshape(-1)
+
+
+def kernels_of_outputs(graph, known):
+    """Which of the kernels with the ids `known` make channels of the model's outputs."""
+    makers = {tensor: call for call in graph.calls for tensor in call.outputs}
+    found, seen, stack = set(), set(), list(graph.outputs)
+    while stack:
+        call = makers.get(stack.pop())
+        if call is None or call in seen:
+            continue
+        seen.add(call)
+        own = known & {id(variable) for variable in getattr(call.layer, "weights", ())}
+        found |= own
+        if not own:  # an activation, a norm, an addition, pooling, ...
+            stack.extend(call.inputs)
+    return found
 
 
 def _units(kernel):

@@ -536,6 +536,11 @@ def _concatenated(model, data):
     return tree.map_structure(lambda *parts: np.concatenate(parts), *collected)
 
 
+def first_sample(model, data):
+    """The inputs of one sample, for their shapes."""
+    return _first(inputs_of(model, data))
+
+
 def _first(data):
     return None if data is None else tree.map_structure(lambda x: x[:1], data)
 

@@ -241,7 +241,9 @@ def test_channels_go_whole():
     model = keras.Sequential(
         [keras.Input((7, 3)), layers.Conv1D(10, 3, name="conv"), layers.LSTM(4, name="lstm")]
     )
-    sparse = keras_saliency.sparsify(model, 0.3, method="magnitude", granularity="channel")
+    sparse = keras_saliency.sparsify(
+        model, 0.3, method="magnitude", granularity="channel", layers=["conv", "lstm"]
+    )
     masks = masks_of(sparse)
     conv = masks["conv/kernel"]
     gone = ~conv.any(axis=(0, 1))
@@ -253,6 +255,39 @@ def test_channels_go_whole():
     unit = ~kernel.reshape(10, 4, 4).any(axis=(0, 1))
     assert unit.sum() == round(0.3 * 4)
     np.testing.assert_array_equal(unit, ~recurrent.reshape(4, 4, 4).any(axis=(0, 1)))
+
+
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = layers.Dense(6, name="hidden")
+        self.head = layers.Dense(5, name="head")
+
+    def call(self, x):
+        return keras.ops.softmax(self.head(keras.ops.relu(self.hidden(x))))
+
+
+def residual_outputs():
+    x = keras.Input((7,))
+    y = layers.Dense(6, activation="relu", name="hidden")(x)
+    total = layers.Add()([layers.Dense(5, name="left")(y), layers.Dense(5, name="right")(x)])
+    return keras.Model(x, layers.Softmax()(layers.BatchNormalization()(total)))
+
+
+@pytest.mark.parametrize("make", [Subclassed, residual_outputs])
+def test_channels_of_the_outputs_stay_unless_named(make):
+    model, x = make(), samples(9, 7)
+    model(x)
+    sparse = keras_saliency.sparsify(model, 0.5, data=x, granularity="channel")
+    report = keras_saliency.sparsity_report(sparse).set_index("layer")["zeros"]
+    assert report.pop("hidden") == 7 * 3
+    assert len(report) and (report == 0).all()
+    name = report.index[0]
+    named = keras_saliency.sparsify(model, {name: 0.4}, data=x, granularity="channel")
+    report = keras_saliency.sparsity_report(named).set_index("layer")
+    assert report.loc[name, "sparsity"] == 0.4
+    with pytest.raises(ValueError, match="Name the layers"):
+        keras_saliency.sparsify(model, 0.5, data=x, granularity="channel", exclude="hidden")
 
 
 @pytest.mark.parametrize("pair", [(2, 4), (1, 4), (3, 8)])
