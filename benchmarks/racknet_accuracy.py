@@ -55,14 +55,7 @@ def score(statistics, train, test, epochs, seeds, budget=100, **design):
     accuracies, seconds = [], []
     for seed in range(seeds):
         keras.utils.set_random_seed(seed)
-        model = RACKNet.from_statistics(
-            statistics,
-            budget,
-            10,
-            normalization=design.pop("normalization", None),
-            seed=seed,
-            **design,
-        )
+        model = RACKNet.from_statistics(statistics, budget, 10, seed=seed, **design)
         seconds.append(fit(model, train, epochs))
         accuracies.append(100 * model.evaluate(*test, batch_size=256, verbose=0)[1])
     mean, half = runner.interval(accuracies)

@@ -55,7 +55,7 @@ def main():
 
     # 1. What do the images say? This is the only step that reads them, and it runs in parallel.
     #    To let a cluster do it:  with joblib.parallel_config(backend="dask"): ...
-    statistics = RACKNet.analyze(dataset, max_images=200 if options.small else 4000, verbose=0)
+    statistics = RACKNet.analyze(dataset, max_images=200 if options.small else 6000, verbose=0)
     print(statistics)
 
     # 2. Keep it: the next design needs no images.

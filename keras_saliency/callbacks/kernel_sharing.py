@@ -17,13 +17,16 @@ def most_similar(kernels, others):
         others: float array (kernel height, kernel width, m).
 
     Returns:
-        int array (n,), values in [0, m). The earlier one on a tie; 0 for a pattern of zeros.
+        int array (n,), values in [0, m). The earlier one on a tie, to 5 digits; 0 for a pattern
+        of zeros.
     """
     a = np.reshape(np.asarray(kernels, "float64"), (-1, np.shape(kernels)[-1]))
     b = np.reshape(np.asarray(others, "float64"), (-1, np.shape(others)[-1]))
     a = a / np.maximum(np.linalg.norm(a, axis=0), 1e-12)
     b = b / np.maximum(np.linalg.norm(b, axis=0), 1e-12)
-    return np.argmax(a.T @ b, axis=1)
+    similarity = a.T @ b
+    # Kernels that follow the same one have the same pattern up to rounding: those are ties.
+    return np.argmax(similarity > similarity.max(axis=1, keepdims=True) - 1e-5, axis=1)
 
 
 def _sharing_layers(model):

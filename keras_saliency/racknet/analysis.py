@@ -19,6 +19,7 @@ from keras_saliency.scale_space.keypoints import KeypointDetector, enlarge
 _SAMPLES, _SAMPLE_SIDE = 4, 128
 _MAX_BITS = 8.0
 _FEW = 200  # keypoints below which a design rests on little
+_COMPARED = 200  # descriptors per component that suffice to compare numbers of clusters
 _STORED = 16  # descriptors that are kept per octave, in multiples of those of a component
 
 
@@ -92,7 +93,7 @@ def analyze_chunk(chunk, settings, samples):
             skipped.append((number, "it holds NaN or infinity"))
             continue
         shapes.append(image.shape)
-        if image.dtype != np.uint8:
+        if image.dtype != np.uint8 or (low, high) != (0, 255):
             clipped += bool(max(low - image.min(), image.max() - high) > 0.1 * (high - low))
         grey, factor = enlarge(to_grey(image, settings.value_range))
         begin = time.perf_counter()
@@ -176,7 +177,7 @@ def _progress(verbose, total):
 
 def analyze(
     dataset,
-    max_images=4000,
+    max_images=6000,
     seed=0,
     engine="auto",
     n_jobs=-1,
@@ -187,6 +188,7 @@ def analyze(
     contrast_threshold=0.04,
     min_share=0.01,
     bin_size=0.01,
+    min_components=2,
     max_components=8,
     eps=None,
     min_samples=2,
@@ -206,7 +208,8 @@ def analyze(
     _check("contrast_threshold", contrast_threshold, numbers.Real, 0)
     _check("min_share", min_share, numbers.Real, 0, 1)
     _check("bin_size", bin_size, numbers.Real, 0, 1, above=True)
-    _check("max_components", max_components, numbers.Integral, 1)
+    _check("min_components", min_components, numbers.Integral, 1)
+    _check("max_components", max_components, numbers.Integral, min_components)
     _check("eps", eps, numbers.Real, 0, 2, optional=True, above=True)
     _check("min_samples", min_samples, numbers.Integral, 1)
     _check("max_descriptors", max_descriptors, numbers.Integral, 1)
@@ -248,7 +251,7 @@ def analyze(
         notes += [note] if note else []
     settings = Settings(detector, value_range, float(bin_size), int(seed), reader.is_folder)
     octaves = {}
-    bins = int(_MAX_BITS // bin_size) + 1
+    bins = math.ceil(_MAX_BITS / bin_size) + 1
     shapes, skipped, samples = set(), [], []
     images = clipped = 0
     with _progress(verbose, reader.total) as bar:
@@ -267,8 +270,6 @@ def analyze(
                         octaves[index] = _OctaveCounts(bins, _STORED * max_descriptors)
                     octaves[index].add(found, found.octave == index)
             bar.update(len(found.shapes) + len(found.skipped))
-    if reader.total is not None:
-        reader.seen = max(reader.seen, reader.total)
     if skipped:
         notes.append(
             f"{len(skipped)} of {images + len(skipped)} images were skipped, the first (number "
@@ -310,7 +311,7 @@ def analyze(
         components = ()
         if index in usable:
             begin = time.perf_counter()
-            mixture = find_components(counts.histogram, bin_size, max_components)
+            mixture = find_components(counts.histogram, bin_size, min_components, max_components)
             end = time.perf_counter()
             counts.trim()
             components = _components(counts, mixture, eps, min_samples, max_descriptors)
@@ -347,6 +348,7 @@ def analyze(
             ("max_octaves", max_octaves),
             ("contrast_threshold", float(contrast_threshold)),
             ("min_share", float(min_share)),
+            ("min_components", int(min_components)),
             ("max_components", int(max_components)),
             ("eps", None if eps is None else float(eps)),
             ("min_samples", int(min_samples)),
@@ -413,21 +415,28 @@ def _run(chunks, settings, n_jobs, engine):
 
 def _components(counts, mixture, eps, min_samples, max_descriptors):
     masks = [mixture.assignment == j for j in range(len(mixture.means))]
-    chosen = [counts.descriptor[mask[counts.bin]][:max_descriptors] for mask in masks]
+    groups = [counts.descriptor[mask[counts.bin]][:max_descriptors] for mask in masks]
+    # More descriptors make more clusters. So components are compared at the size of the smallest,
+    # unless that is too small to tell, and the larger ones are counted several times.
+    size = max(min(map(len, groups)), min(_COMPARED, max_descriptors))
+    draws = [
+        [group[i : i + size] for i in range(0, max(1, len(group) - size + 1), size)]
+        for group in groups
+    ]
     if eps is None:
         # One for the rack: its layers are compared by their numbers of clusters.
-        eps = neighbour_distance(chosen)
+        eps = neighbour_distance([parts[0] for parts in draws])
     components = []
-    for j, mask in enumerate(masks):
+    for j, (mask, parts) in enumerate(zip(masks, draws, strict=True)):
         members = int(counts.histogram[mask].sum())
         components.append(
             Component(
-                clusters=count_clusters(chosen[j], eps, min_samples),
+                clusters=round(np.mean([count_clusters(x, eps, min_samples) for x in parts])),
                 mean=float(mixture.means[j]),
                 std=float(mixture.stds[j]),
                 weight=float(mixture.weights[j]),
                 members=members,
-                described=len(chosen[j]),
+                described=sum(map(len, parts)),
                 sigma=float(counts.sigmas[mask].sum() / members) if members else None,
             )
         )

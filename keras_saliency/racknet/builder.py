@@ -33,7 +33,7 @@ def check_count(name, value, minimum=1):
 
 
 def check_kernel_sizes(kernel_size, kernels):
-    """One odd window per layer, from an int or from nested lists as those of the kernels."""
+    """One window per layer, from an int or from nested lists as those of the kernels."""
     if isinstance(kernel_size, numbers.Integral) and not isinstance(kernel_size, bool):
         sizes = [[kernel_size] * len(rack) for rack in kernels]
     else:
@@ -114,6 +114,11 @@ def build_network(
         ("normalization", normalization),
     ):
         check_choice(choice, value)
+    if normalization == "batch" and network == "rcnn":
+        raise ValueError(
+            '`normalization` must be None for network="rcnn", whose layers normalise their '
+            'responses themselves. Received: normalization="batch"'
+        )
     num_classes = check_count("num_classes", num_classes)
     if task == "classification" and num_classes < 2:
         raise ValueError(

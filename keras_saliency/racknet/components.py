@@ -8,7 +8,7 @@ import numpy as np
 
 # The criterion takes a histogram for so many keypoints at most, however many were counted: see
 # `find_components`.
-EFFECTIVE_SIZE = 500
+EFFECTIVE_SIZE = 250
 # A component is no narrower than so many bins; below, it would follow single entropy values.
 _MIN_WIDTH = 5
 
@@ -86,21 +86,29 @@ class Mixture(NamedTuple):
     assignment: np.ndarray
 
 
-def find_components(histogram, bin_size=0.01, max_components=8, effective_size=EFFECTIVE_SIZE):
+def find_components(
+    histogram,
+    bin_size=0.01,
+    min_components=1,
+    max_components=8,
+    effective_size=EFFECTIVE_SIZE,
+):
     """Divides an entropy histogram into as many Gaussian components as it shows.
 
-    Mixtures of 1, 2, ... components are fitted, and the Bayesian information criterion chooses.
-    Taken at face value the criterion prefers more and more components as more images are read,
-    since no real distribution is a mixture of few Gaussians. So the histogram is represented by
-    at most `effective_size` of its quantiles: what is chosen depends on the shape of the
+    Mixtures of rising numbers of components are fitted, and the Bayesian information criterion
+    chooses. Taken at face value the criterion prefers more and more components as more images are
+    read, since no real distribution is a mixture of few Gaussians. So the histogram is represented
+    byat most `effective_size` of its quantiles: what is chosen depends on the shape of the
     histogram and not on the number of keypoints behind it, and the fit costs the same however
     many there are. The fits start from equal parts of the quantiles: nothing is random.
 
     Args:
         histogram: int array, keypoints per entropy bin.
         bin_size: float, width of a bin in bits.
-        max_components: int, the largest number offered.
-        effective_size: int, quantiles that stand for the histogram.
+        min_components, max_components: ints, the numbers offered. A component has at least ten
+            quantiles on average, whatever the smallest number.
+        effective_size: int, quantiles that stand for the histogram: the more, the finer the
+            components, and the more they depend on the sample.
 
     Returns:
         A `Mixture`; components that no bin belongs to are left out.
@@ -121,7 +129,8 @@ def find_components(histogram, bin_size=0.01, max_components=8, effective_size=E
     distinct = len(np.unique(values))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for k in range(1, min(max_components, distinct, max(1, len(values) // 10)) + 1):
+        largest = min(max_components, distinct, max(1, len(values) // 10))
+        for k in range(min(min_components, largest), largest + 1):
             parts = np.array_split(values, k)
             mixture = GaussianMixture(
                 k,

@@ -36,7 +36,7 @@ class RACKNet:
     def analyze(
         cls,
         dataset,
-        max_images=4000,
+        max_images=6000,
         seed=0,
         engine="auto",
         n_jobs=-1,
@@ -47,6 +47,7 @@ class RACKNet:
         contrast_threshold=0.04,
         min_share=0.01,
         bin_size=0.01,
+        min_components=2,
         max_components=8,
         eps=None,
         min_samples=2,
@@ -81,11 +82,15 @@ class RACKNet:
             min_share: float in [0, 1], the part of all keypoints that an octave must have to
                 become a rack (observation 1).
             bin_size: float, bits, width of the bins of the entropy histogram (G table 3.3).
-            max_components: int, the largest number of layers per rack that is offered.
+            min_components, max_components: ints, the layers a rack may have. Kernels are shared
+                by comparing the layers of a rack, so it has at least two where its entropies
+                differ; 1 leaves it to the criterion alone, which depends more on the sample.
             eps: float, cosine distance of neighbours in DBSCAN. None for each octave's own: the
                 median distance of a descriptor from the nearest one of its component.
             min_samples: int, descriptors that make a cluster in DBSCAN.
-            max_descriptors: int, descriptors that are clustered per component, a random sample.
+            max_descriptors: int, descriptors that are clustered per component, a random sample. The
+                components of a rack are compared at the same number of them: the larger ones
+                are divided, and their clusters are the mean over the parts.
 
         Returns:
             A `DatasetStatistics`.
@@ -166,11 +171,12 @@ class RACKNet:
         }
         # Whatever can be wrong with the design is found before the images are read.
         probe = DatasetStatistics.from_counts([[1]], (8, 8, 1))
-        known = design.get("kernel_size", 3)
+        size = design.get("kernel_size", 3)
+        per_layer = isinstance(size, list | tuple) or (isinstance(size, str) and size == "auto")
         cls.from_statistics(
             probe,
             allocation.check_budget(budget, 1),
-            **{**design, "kernel_size": known if isinstance(known, int) else 3},
+            **{**design, "kernel_size": 3 if per_layer else size},
             num_classes=2 if num_classes is None else num_classes,
         )
         settings = {name: kwargs[name] for name in _ANALYSIS if name in kwargs}
@@ -240,7 +246,7 @@ class RACKNet:
             num_classes = statistics.num_classes
         if num_classes is None:
             raise ValueError(
-                "`num_classes` must be given, since the data set had no labels to tell it. "
+                "`num_classes` must be given, since the data set had no labels, or a single class. "
                 "Received: num_classes=None"
             )
         kernels = cls.allocate(statistics, budget, strategy=strategy, seed=seed)

@@ -40,7 +40,7 @@ class Labels:
     """What the labels say about the head: gathered batch by batch."""
 
     def __init__(self):
-        self.low, self.high, self.columns = np.inf, -np.inf, None
+        self.low, self.high, self.rank, self.columns = np.inf, -np.inf, 1, None
         self.count, self.whole, self.numeric = 0, True, True
 
     def add(self, y):
@@ -48,9 +48,10 @@ class Labels:
         if y.dtype.kind not in "biuf":
             self.numeric, self.whole = False, False
             return
-        y = y.reshape(1) if y.ndim == 0 else y
-        self.columns = 1 if y.ndim == 1 else int(np.prod(y.shape[1:]))
+        self.rank, self.columns = y.ndim, int(np.prod(y.shape[1:]))
         self.count += len(y)
+        if y.dtype.kind == "f" and np.isnan(y).any():
+            raise ValueError("The labels must be numbers. Received NaN among them")
         if y.size:
             self.low, self.high = min(self.low, y.min()), max(self.high, y.max())
             self.whole = self.whole and bool(np.all(y == np.floor(y)))
@@ -58,7 +59,7 @@ class Labels:
     @property
     def num_classes(self):
         """Number of classes, or None where the labels are no classes."""
-        if not self.count or not self.numeric:
+        if not self.count or not self.numeric or self.rank > 2:
             return None
         if self.columns > 1:
             return self.columns
@@ -76,6 +77,11 @@ class Labels:
             raise ValueError(
                 "The labels must be numbers, classes counted from 0. Received labels of another "
                 "type; keras.layers.StringLookup turns strings into numbers."
+            )
+        if self.rank > 2:
+            raise ValueError(
+                "The labels must be one number or one vector per image. Received labels of rank "
+                f"{self.rank}, the batch axis included"
             )
         if task == "regression":
             if num_classes != self.columns:
@@ -237,15 +243,15 @@ class Reader:
                 )
             if isinstance(element, tuple | list) and 1 <= len(element) <= 3:  # torch gives lists
                 x, y = element[0], element[1] if len(element) > 1 else None
-            x = to_numpy(x)
+            x, y = to_numpy(x), None if y is None else to_numpy(y)
             if self._is_image(x):
-                x = x[None]
+                x, y = x[None], None if y is None else y[None]
             if x.ndim not in (3, 4) or x.dtype.kind not in "biuf":
                 raise ValueError(
                     f"{_EXPECTED}. Received a batch of shape {x.shape}, dtype {x.dtype}"
                 )
             if y is not None:
-                self.labels.add(y)
+                self._add_labels(y, len(x))
             for image in x:
                 number, self.seen = self.seen, self.seen + 1
                 yield number, self._channels(image)
@@ -280,6 +286,8 @@ class Reader:
         """(height, width, channels) of one image."""
         if image.dtype.kind not in "biuf":
             raise ValueError(f"{_EXPECTED}. Received images of dtype {image.dtype}")
+        if image.size == 0:
+            raise ValueError(f"{_EXPECTED}. Received an image of shape {image.shape}")
         if image.ndim == 2:
             return image[:, :, None]
         if self.channels_first:

@@ -19,7 +19,8 @@ class Component:
     """One Gaussian component of an octave's entropies: it becomes one convolutional layer.
 
     Attributes:
-        clusters: int, groups of similar descriptors among its keypoints, n_ij.
+        clusters: int, groups of similar descriptors among its keypoints, n_ij, in a sample of as
+            many as the other components of the octave have.
         mean, std: floats, entropy in bits; None where unknown, as all floats here.
         weight: float, its part of the octave's keypoints, by the mixture.
         members: int, keypoints whose entropy belongs to it.

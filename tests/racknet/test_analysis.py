@@ -134,6 +134,7 @@ def test_pixels_outside_the_range_are_clipped_aloud():
     found, said = notes(iter(batches), max_images=None)
     assert found.value_range == (0.0, 1.0)
     assert "30 images have pixels far outside (0.0, 1.0)" in said
+    assert "240 images have pixels far outside" in notes(X, value_range=(0, 1))[1]
 
 
 def test_a_grey_image_in_three_channels_is_the_same(stats):
@@ -309,6 +310,31 @@ def test_interrupting_returns_at_once():
         process.wait()
 
 
+def test_another_sample_moves_few_kernels():
+    rng = np.random.default_rng(0)
+    digits = [np.roll(X[i % 240], rng.integers(-3, 4, 2), (0, 1)) for i in range(1500)]
+    designs = [
+        np.concatenate(RACKNet.allocate(analyze(np.stack(digits), max_images=750, seed=s), 400))
+        for s in (0, 1)
+    ]
+    assert designs[0].shape == designs[1].shape
+    assert 0 < np.abs(designs[0] - designs[1]).sum() / 2 < 0.1 * 400
+
+
+def test_components_are_compared_at_the_same_size():
+    found = analyze(X, max_descriptors=300)
+    for octave in found.racks:
+        sizes = [c.described for c in octave.components]
+        compared = max(200, min(min(c.members for c in octave.components), 300))
+        assert all(
+            d == min(c.members, 300) // compared * compared or d == c.members < compared
+            for d, c in zip(sizes, octave.components, strict=True)
+        )
+    assert min(len(octave.components) for octave in found.racks) == 2
+    alone = analyze(X, min_components=1)
+    assert min(len(octave.components) for octave in alone.racks) == 1
+
+
 # ---- from the data to the model ----------------------------------------------------------
 
 
@@ -357,7 +383,11 @@ def test_build_for_a_regression():
 
 
 def test_one_hot_labels():
-    assert RACKNet.build((X, np.eye(10)[Y]), 50, verbose=0).output_shape == (None, 10)
+    y = np.eye(10)[Y]
+    assert RACKNet.build((X, y), 50, verbose=0, n_jobs=1).output_shape == (None, 10)
+    # One image and one label at a time.
+    model = RACKNet.build(zip(X, y, strict=True), 50, verbose=0, n_jobs=1)
+    assert model.output_shape == (None, 10)
 
 
 def test_the_public_names():
@@ -423,6 +453,9 @@ def test_other_objects_are_refused():
     bad(np.moveaxis(np.stack([X] * 3, -1), -1, 1), ValueError, "channels_first")
     bad((X, Y[:-1]), ValueError, "as many")
     bad([X[0][..., None], np.stack([X[0]] * 3, -1)], ValueError, "same number of channels")
+    bad(iter([(X, Y[:5])]), ValueError, "as many")
+    bad(iter([np.zeros((3, 0, 28))]), ValueError, "image of shape")
+    bad((X, np.where(Y == 3, np.nan, Y)), ValueError, "NaN")
 
 
 @pytest.mark.parametrize(
@@ -438,7 +471,9 @@ def test_other_objects_are_refused():
         ({"eps": -0.1}, ValueError, "`eps`"),
         ({"min_share": 2}, ValueError, "`min_share`"),
         ({"min_samples": 0}, ValueError, "`min_samples`"),
+        ({"min_components": 0}, ValueError, "`min_components`"),
         ({"max_components": 0}, ValueError, "`max_components`"),
+        ({"min_components": 4, "max_components": 3}, ValueError, "`max_components`"),
         ({"max_descriptors": 0}, ValueError, "`max_descriptors`"),
         ({"contrast_threshold": -1}, ValueError, "`contrast_threshold`"),
         ({"value_range": (1, 0)}, ValueError, "`value_range`"),
@@ -459,6 +494,8 @@ def test_bad_arguments_are_named(kwargs, error, match):
         (Y / 3, {}, 'task="regression"'),
         (Y.astype(str), {}, "labels must be numbers"),
         (np.eye(10)[Y], {"num_classes": 9}, "number of columns of the labels, 10"),
+        (np.zeros((240, 3, 3)), {}, "labels of rank 3"),
+        (Y * 0, {}, "a single class"),
         (None, {}, "`num_classes` must be given"),
     ],
 )

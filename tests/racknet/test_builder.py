@@ -187,6 +187,62 @@ def test_the_callback_keeps_the_mapping_true(frequency):
     assert update_kernel_sharing(model) == 0, "the mapping is not that of the last weights"
 
 
+def numpy(values):
+    return [keras.ops.convert_to_numpy(v).copy() for v in values]
+
+
+def sharing_chain():
+    """A model of one rack, and its three layers: each takes over patterns of the one before."""
+    stats = DatasetStatistics.from_counts([[2, 3, 4]], (7, 5, 3), num_classes=4)
+    model = RACKNet.from_statistics(stats, 17, network="rcnn", steps=1, dropout=0.0)
+    assert kernels_of(model) == [6, 6, 5]
+    model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+    return model, [model.get_layer(f"rack1_conv{j}") for j in (1, 2, 3)]
+
+
+def fit(model, x, **kwargs):
+    model.fit(
+        x, np.arange(8) % 4, batch_size=4, verbose=0, callbacks=[KernelSharingCallback()], **kwargs
+    )
+
+
+def test_a_chain_of_sharing_layers_trains_saves_and_loads(tmp_path):
+    model, chain = sharing_chain()
+    for layer in chain[1:]:
+        layer.mapping.assign(np.zeros(layer.filters, "int32"))
+    fit(model, images(), epochs=2)
+    kernels = numpy(layer.kernel for layer in chain)
+    used = kernels[0].mean(2)
+    for kernel, mapping in zip(kernels[1:], numpy(x.mapping for x in chain[1:]), strict=True):
+        own = kernel.mean(2)
+        assert mapping.tolist() == most_similar(own, used).tolist()
+        # What the layer after it compares with is what this one uses, not what it holds.
+        taken = used[..., mapping]
+        used = taken * np.linalg.norm(own, axis=(0, 1)) / np.linalg.norm(taken, axis=(0, 1))
+    expected = output(model)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(output(loaded), expected, atol=1e-6)
+    assert update_kernel_sharing(loaded) == 0
+    fit(loaded, images())
+    assert np.isfinite(output(loaded)).all()
+
+
+def test_the_gradient_of_the_last_layer_reaches_the_kernels_it_follows():
+    model, chain = sharing_chain()
+    # Images of zeros teach the first two layers nothing; the last one sees a constant, and its
+    # patterns are, by way of the second layer, those of the first.
+    chain[1].bias.assign(np.ones(chain[1].filters))
+    (before,) = numpy([chain[0].kernel])
+    followed, last = numpy(layer.mapping for layer in chain[1:])
+    fit(model, np.zeros((8, 7, 5, 3), "float32"), epochs=1)
+    (after,) = numpy([chain[0].kernel])
+    change = np.abs(after - before).max((0, 1, 2))
+    assert change.max() > 1e-5
+    reached = np.flatnonzero(change > 1e-3 * change.max())
+    assert set(reached.tolist()) == set(followed[last].tolist()) < set(range(6))
+
+
 def test_sharing_can_be_left_out():
     model = RACKNet.from_statistics(STATS, 43, network="rcnn", share_weights=False)
     assert all(getattr(x, "mapping", None) is None for x in model.layers)
@@ -225,6 +281,7 @@ def test_a_bad_frequency_is_named(frequency):
         ({"num_classes": 1}, ValueError, "`num_classes` must be at least 2"),
         ({"num_classes": 2.5}, TypeError, "`num_classes` must be an integer"),
         ({"steps": -1}, ValueError, "`steps` must be at least 0"),
+        ({"network": "rcnn", "normalization": "batch"}, ValueError, "`normalization` must be None"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, error, match):
