@@ -23,7 +23,8 @@ def load(name, count, side=16):
     """Return (x, y), (x_test, y_test), pixels in [0, 1]."""
     if name == "fashion":
         (x, y), (x_test, y_test) = keras.datasets.fashion_mnist.load_data()
-        return (x[:count, ..., None] / 255.0, y[:count]), (x_test[..., None] / 255.0, y_test)
+        scale = np.float32(1 / 255)
+        return (x[:count, ..., None] * scale, y[:count]), (x_test[..., None] * scale, y_test)
     from skimage.transform import resize
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

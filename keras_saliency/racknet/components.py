@@ -98,7 +98,7 @@ def find_components(
     Mixtures of rising numbers of components are fitted, and the Bayesian information criterion
     chooses. Taken at face value the criterion prefers more and more components as more images are
     read, since no real distribution is a mixture of few Gaussians. So the histogram is represented
-    byat most `effective_size` of its quantiles: what is chosen depends on the shape of the
+    by at most `effective_size` of its quantiles: what is chosen depends on the shape of the
     histogram and not on the number of keypoints behind it, and the fit costs the same however
     many there are. The fits start from equal parts of the quantiles: nothing is random.
 
