@@ -198,7 +198,8 @@ def main():
     about = (
         f"{options.data}, {len(train[0])} images of {train[0].shape[1]} pixels a side, "
         f"{options.epochs} epochs of RMSprop, test accuracy in per cent, Student's 95 % interval "
-        f"over {options.seeds} seeds (two where no kernels are named); design of the data: {RACKNet.allocate(statistics, 100)}."
+        f"over {options.seeds} seeds (two where no kernels are named); design of the data: "
+        f"{RACKNet.allocate(statistics, 100)}."
     )
     if options.part == "strategies":
         frame = strategies(statistics, train, test, options.epochs, options.seeds)
