@@ -232,7 +232,10 @@ def test_the_gradient_of_the_last_layer_reaches_the_kernels_it_follows():
     model, chain = sharing_chain()
     # Images of zeros teach the first two layers nothing; the last one sees a constant, and its
     # patterns are, by way of the second layer, those of the first.
-    chain[1].bias.assign(np.ones(chain[1].filters))
+    # The biases keep every unit of the last two layers awake.
+    for layer in chain[1:]:
+        layer.bias.assign(np.full(layer.filters, 9.0))
+        layer.recurrent_kernel.assign(np.zeros(layer.recurrent_kernel.shape))
     (before,) = numpy([chain[0].kernel])
     followed, last = numpy(layer.mapping for layer in chain[1:])
     fit(model, np.zeros((8, 7, 5, 3), "float32"), epochs=1)
