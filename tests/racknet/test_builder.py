@@ -233,8 +233,8 @@ def test_the_gradient_of_the_last_layer_reaches_the_kernels_it_follows():
     # Images of zeros teach the first two layers nothing; the last one sees a constant, and its
     # patterns are, by way of the second layer, those of the first.
     # The biases keep every unit of the last two layers awake.
-    for layer in chain[1:]:
-        layer.bias.assign(np.full(layer.filters, 9.0))
+    for layer, bias in zip(chain[1:], (0.1, 1.0), strict=True):
+        layer.bias.assign(np.full(layer.filters, bias))
         layer.recurrent_kernel.assign(np.zeros(layer.recurrent_kernel.shape))
     (before,) = numpy([chain[0].kernel])
     followed, last = numpy(layer.mapping for layer in chain[1:])
