@@ -1,14 +1,16 @@
 """What `shrink_to` costs in accuracy, against operations and against measured speed.
 
     KERAS_BACKEND=torch python benchmarks/shrink_accuracy.py [--part accuracy|speed]
-        [--data digits|fashion_mnist] [--seeds 3] [--epochs 15] [--small]
+        [--networks VGG-like,ResNet-like] [--data digits|fashion_mnist] [--seeds 3] [--epochs 15]
+        [--small]
 
 `--part accuracy`: trained networks of VGG's and ResNet's kind lose channels until a share of their
 operations is left, by iSparse's scores, by magnitude or at random; accuracies on held-out images
 before and after training on for a third of the epochs. Beside them the same narrow networks
 trained from scratch, for as many epochs as the pruned ones had in all. `--part speed`: the seconds
 of one inference on a batch for the widths that result, which are the same for every score. Each
-part draws the picture from what has been measured.
+part draws the picture from what has been measured. Networks that are not measured this time stay in
+the table.
 """
 
 import logging
@@ -42,7 +44,7 @@ def vgg(shape, classes):
 def resnet(shape, classes):
     def conv(x, filters, size=3, strides=1):
         x = layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
-        return layers.BatchNormalization()(x)
+        return layers.BatchNormalization(momentum=0.9)(x)  # epochs of a few batches
 
     inputs = keras.Input(shape)
     x = layers.ReLU()(conv(inputs, WIDTHS[0]))
@@ -66,7 +68,8 @@ def shrunk(model, share, method, data=None, seed=0):
 def accuracies(options, shares, seeds, epochs):
     further = max(1, epochs // 3)
     rows = []
-    for name, make in NETWORKS.items():
+    for name in options.networks.split(","):
+        make = NETWORKS[name]
         for seed in range(seeds):
             keras.backend.clear_session()
             data = load(options.data, seed)
@@ -123,8 +126,8 @@ def speeds(options, shares, repeats, batch):
     rows = []
     shape = (28, 28, 1) if options.data == "fashion_mnist" else (8, 8, 1)
     x = np.random.default_rng(0).random((batch, *shape)).astype("float32")
-    for name, make in NETWORKS.items():
-        dense = make(shape, 10)
+    for name in options.networks.split(","):
+        dense = NETWORKS[name](shape, 10)
         models = {1.0: dense} | {share: shrunk(dense, share, "magnitude") for share in shares}
         tasks = {share: runner.inference_step(model, x) for share, model in models.items()}
         seconds = runner.measure(tasks, repeats=repeats)["seconds"]
@@ -161,7 +164,7 @@ def picture(name):
         for axis, column in ((left, "operations left"), (right, "speed")):
             for index, method in enumerate((*METHODS, "from scratch")):
                 chosen = part[part["channels kept by"] == method]
-                chosen = pd.concat([dense, chosen]).sort_values(column)
+                chosen = pd.concat([dense, chosen]).sort_values("operations")
                 axis.plot(chosen[column], chosen["after"], "o-", color=f"C{index}", label=method)
                 if method in METHODS:
                     axis.plot(chosen[column], chosen["before"], "x:", color=f"C{index}")
@@ -181,6 +184,7 @@ def main():
     options = runner.arguments(
         __doc__.splitlines()[0],
         part="accuracy",
+        networks=",".join(NETWORKS),
         data="digits",
         seeds=3,
         epochs=15,
@@ -205,6 +209,8 @@ def main():
             f"One inference on a batch of {options.batch}, a multiple of the dense network's. "
             "The widths are those of every score: all layers keep the same share."
         )
+    if not options.small:
+        frame = runner.merged(name, frame, ["network"])
     runner.write(name, frame, notes, small=options.small)
     if not options.small:
         picture(name.removesuffix("_speed"))

@@ -3,8 +3,8 @@
     KERAS_BACKEND=torch python benchmarks/shrink_files.py [--network ResNet50] [--small]
 
 Sizes are shares of the dense network's `.keras` file. `plain` is the model with zeros in place,
-`masked` the model of `sparsify` with its masks. `bound` is what 32 bits for each weight that is
-left and the best code for the places of the others would take.
+`masked` the model of `sparsify` with its masks. `bound` is what the weights that are left take as
+they are compressed in the dense network, and the best code for the places of the others.
 """
 
 import os
@@ -28,10 +28,10 @@ def sizes(model):
         return os.path.getsize(path), keras_saliency.save_compressed(model, path)
 
 
-def bound(density):
+def bound(density, compressed):
     share = np.array([density, 1 - density])
     places = -(share[share > 0] * np.log2(share[share > 0])).sum()
-    return density + places / 32
+    return density * compressed + places / 32
 
 
 def main():
@@ -47,7 +47,7 @@ def main():
             plain = keras_saliency.strip_masks(masked)
             row["plain"], row["plain, compressed"] = (size / base for size in sizes(plain))
             row["masked"], row["masked, compressed"] = (size / base for size in sizes(masked))
-        row["bound"] = bound(density)
+        row["bound"] = bound(density, dense / base)
         rows.append(row)
         print(row, flush=True)
     notes = f"{name}, {base / 1e6:.1f} MB, single weights of smallest magnitude set to zero."
