@@ -257,6 +257,16 @@ def test_channels_go_whole():
     np.testing.assert_array_equal(unit, ~recurrent.reshape(4, 4, 4).any(axis=(0, 1)))
 
 
+def test_the_report_counts_masked_infinities_as_zeros():
+    sparse = keras_saliency.sparsify(mlp(), 0.5, method="magnitude")
+    layer = sparse.layers[0]
+    kernel, mask = compat.to_numpy(layer.kernel).copy(), compat.to_numpy(layer.mask)
+    kernel[~mask] = np.inf
+    layer.kernel.assign(kernel)
+    row = keras_saliency.sparsity_report(sparse).iloc[0]
+    assert row["zeros"] == (~mask).sum() and row["reached"]
+
+
 class Subclassed(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
