@@ -17,7 +17,6 @@ table that is there.
 """
 
 import gc
-import inspect
 import logging
 import time
 
@@ -126,24 +125,7 @@ def main():
     logging.getLogger("keras_saliency").setLevel(logging.ERROR)
     if runner.backend() == "tensorflow":
         keras.config.set_floatx("float64")
-    names = [
-        name
-        for name in dir(keras.applications)
-        if inspect.isfunction(getattr(keras.applications, name))
-    ]
-    if options.small or options.only:
-        names = [n for n in names if n in (options.only.split(",") if options.only else QUICK)]
-    rows, absent = [], []
-    for name in names:
-        keras.backend.clear_session()
-        try:
-            rows.append(shrunk(name))
-        except ValueError as error:
-            if "not available with the" not in str(error):
-                raise
-            absent.append(name)  # Keras has no such model for this backend
-            continue
-        print(rows[-1], flush=True)
+    rows, absent = runner.applications(shrunk, options, QUICK)
     frame = pd.DataFrame(rows)
     if options.only:
         frame = runner.merged("applications_shrink", frame, ["model"]).sort_values("model")

@@ -8,7 +8,6 @@ why, whether every kernel got finite scores that are not all zero, and the secon
 `--only` replaces the rows of these models in the table that is there.
 """
 
-import inspect
 import logging
 import time
 from collections import Counter
@@ -48,30 +47,10 @@ def walked(name):
 def main():
     options = runner.arguments(__doc__, only="")
     logging.getLogger("keras_saliency").setLevel(logging.ERROR)
-    names = [
-        name
-        for name in dir(keras.applications)
-        if inspect.isfunction(getattr(keras.applications, name))
-    ]
-    if options.small or options.only:
-        names = [n for n in names if n in (options.only.split(",") if options.only else QUICK)]
-    rows, absent = [], []
-    for name in names:
-        keras.backend.clear_session()
-        try:
-            rows.append(walked(name))
-        except ValueError as error:
-            if "not available with the" not in str(error):
-                raise
-            absent.append(name)  # Keras has no such model for this backend
-            continue
-        print(rows[-1], flush=True)
+    rows, absent = runner.applications(walked, options, QUICK)
     frame = pd.DataFrame(rows)
-    kept = runner.RESULTS / f"applications_significance.{runner.backend()}.csv"
-    if options.only and kept.exists():
-        earlier = pd.read_csv(kept, comment="#")
-        earlier = earlier[~earlier["model"].isin(frame["model"])]
-        frame = pd.concat([earlier, frame]).sort_values("model").fillna("")
+    if options.only:
+        frame = runner.merged("applications_significance", frame, ["model"]).sort_values("model")
     failed = frame[frame["maskable kernels"] != frame["of these scored"]]
     runner.write(
         "applications_significance",

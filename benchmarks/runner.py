@@ -158,6 +158,39 @@ def peak_memory(code, *values, env=None):
     return int(result.stdout.split("peak-bytes")[-1])
 
 
+def applications(measure, options, quick):
+    """Run `measure(name)` for the models of keras.applications, one after another.
+
+    Args:
+        measure: Function of a model's name that returns a row.
+        options: With `only`, names separated by commas (all if empty), and `small`.
+        quick: The names that `small` takes.
+
+    Returns:
+        The rows, and the names of the models that Keras does not make on this backend.
+    """
+    import inspect
+
+    import keras
+
+    found = vars(keras.applications).items()
+    names = sorted(name for name, value in found if inspect.isfunction(value))
+    if options.small or options.only:
+        names = [n for n in names if n in (options.only.split(",") if options.only else quick)]
+    rows, absent = [], []
+    for name in names:
+        keras.backend.clear_session()
+        try:
+            rows.append(measure(name))
+        except ValueError as error:
+            if "not available with the" not in str(error):
+                raise
+            absent.append(name)
+            continue
+        print(rows[-1], flush=True)
+    return rows, absent
+
+
 def interval(values, confidence=0.95):
     """Return (mean, half width of Student's confidence interval) of independent runs."""
     from scipy import stats
