@@ -57,7 +57,8 @@ def calibrated(model, x, seed=0):
     rng = np.random.default_rng(seed)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-        variance = keras.ops.convert_to_numpy(norm.moving_variance)
+        # In float32 the variance of a constant may come out a little below 0.
+        variance = np.maximum(keras.ops.convert_to_numpy(norm.moving_variance), 0)
         factor = rng.uniform(0.5, 1.5, variance.shape)
         norm.moving_variance.assign(factor * np.where(variance > 1e-6, variance, 1.0))
         mean = keras.ops.convert_to_numpy(norm.moving_mean)
