@@ -224,7 +224,8 @@ def part_with(options, seeds, sparsities, keep):
 
 
 # Each trains sparsely from scratch: name -> arguments of the callback, and whether the model is
-# masked (its masked weights keep their values) or plain.
+# masked (its masked weights keep their values) or plain. DropConnect draws a mask for every batch
+# and is tested as sparse as the others, under its last one.
 TRAIN = {
     "DropConnect": ({"method": "random", "frequency": "batch"}, True),
     "random, fixed": ({"method": "random", "regrow": False}, False),
