@@ -21,7 +21,7 @@ from keras import layers
 from keras_saliency import iSparseCallback, sparsify
 from keras_saliency.sparsity import SignificanceWalk
 from keras_saliency.sparsity.ranking import drop_lowest
-from keras_saliency.sparsity.scores import EdgeScores
+from keras_saliency.sparsity.significance.scores import EdgeScores
 
 SPARSITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9, 0.95)
 TRAINED = (0.1, 0.3, 0.5, 0.8, 0.95)

@@ -16,7 +16,7 @@ import pandas as pd
 import runner
 
 from keras_saliency.sparsity import SignificanceWalk
-from keras_saliency.sparsity.masks import MaskMaker
+from keras_saliency.sparsity.masking.masks import MaskMaker
 
 MODEL = """
 import sys
@@ -42,7 +42,7 @@ try:
 except OSError:
     pass
 if sys.argv[2] == "masks":
-    from keras_saliency.sparsity.masks import MaskMaker
+    from keras_saliency.sparsity.masking.masks import MaskMaker
     masks = MaskMaker(model, 0.5, method=sys.argv[3], scores="identity").masks()
 """
 

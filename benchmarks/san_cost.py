@@ -43,7 +43,9 @@ def flops(model):
         object.__setattr__(layer, "call", counted(layer, layer.call))
     try:
         # Through the layer on every backend, so that it is counted.
-        with patch("keras_saliency.layers.san.convolve_depthwise", lambda layer, x: layer(x)):
+        with patch(
+            "keras_saliency.layers.attention.san.convolve_depthwise", lambda layer, x: layer(x)
+        ):
             model(np.zeros((1, *model.input_shape[1:]), "float32"))
     finally:
         for layer in leaves:

@@ -48,25 +48,56 @@ def test_no_module_imports_a_backend_or_a_heavy_package_at_its_top():
             assert not found, f"{path.relative_to(ROOT)} imports {found}"
 
 
-@pytest.mark.parametrize(
-    ("package", "forbidden"),
-    [
-        ("scale_space", {"layers", "models", "racknet", "sparsity", "callbacks", "visualization"}),
-        ("layers", {"models", "racknet", "sparsity", "callbacks", "visualization"}),
-        ("sparsity", {"visualization"}),
-        ("callbacks", {"visualization"}),
-        ("models", {"visualization"}),
-        ("racknet", {"visualization"}),
-    ],
+# Each floor stands on those before it; rooms of one floor do not know each other.
+FLOORS = (
+    {"version", "validation", "graph", "scale_space"},
+    {"layers", "regularizers"},
+    {"sparsity", "attribution", "complexity"},
+    {"imaging", "racknet", "models"},
+    {"callbacks"},
+    {"visualization"},
 )
-def test_dependencies_point_downwards(package, forbidden):
-    for path in (ROOT / package).rglob("*.py"):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                "keras_saliency."
-            ):
-                used = node.module.split(".")[1]
-                assert used not in forbidden, f"{path.relative_to(ROOT)} imports {used}"
+SPARSITY_FLOORS = (
+    {"registry", "ranking"},
+    {"kernels"},
+    {"significance"},
+    {"criteria"},
+    {"reconstruction"},
+    {"masking"},
+    {"training", "shrinking"},
+    {"reports"},
+    {"deploy"},
+)
+
+
+def imports_of(path):
+    """Every module of the library that a file imports, imports inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "floors"),
+    [("keras_saliency", FLOORS), ("keras_saliency.sparsity", SPARSITY_FLOORS)],
+)
+def test_dependencies_point_downwards(prefix, floors):
+    floor = {room: i for i, rooms in enumerate(floors) for room in rooms}
+    root = ROOT.joinpath(*prefix.split(".")[1:])
+    rooms = {path.stem for path in root.iterdir() if not path.stem.startswith("__")}
+    assert rooms <= set(floor), f"rooms without a floor: {rooms - set(floor)}"
+    for room in rooms:
+        place = root / room
+        for path in place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
+            for module in imports_of(path):
+                parts = module.removeprefix(prefix + ".").split(".")
+                if not module.startswith(prefix + ".") or parts[0] == room:
+                    continue
+                below = floor.get(parts[0], len(floors))
+                assert below < floor[room], f"{path.relative_to(ROOT)} imports {module}"
 
 
 def test_every_public_name_exists_and_is_documented():

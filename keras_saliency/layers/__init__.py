@@ -1,6 +1,24 @@
 """Every layer of the library. Importing this package registers them with Keras."""
 
-from keras_saliency.layers.factory import get_attention
+from keras_saliency.layers.activations.maxout import Maxout
+from keras_saliency.layers.attention.factory import get_attention
+from keras_saliency.layers.attention.peers import (
+    BAM,
+    CBAM,
+    DSTP,
+    MSMSA,
+    ConcurrentSpatialChannelSE,
+    FusAtNet,
+    ParameterFreeAttention,
+    RecurrentAttention,
+    SelfAttention,
+    SqueezeExcite,
+    TransformerBlock,
+)
+from keras_saliency.layers.attention.saliency_series import SaliencySeries
+from keras_saliency.layers.attention.san import SANAttention
+from keras_saliency.layers.attention.sdma import SDMACrossAttention
+from keras_saliency.layers.attention.xm2a import XM2AHeads
 from keras_saliency.layers.masked import (
     MaskedConv,
     MaskedConv1D,
@@ -23,25 +41,7 @@ from keras_saliency.layers.masked import (
     MaskedSeparableConv2D,
     MaskedSimpleRNNCell,
 )
-from keras_saliency.layers.maxout import Maxout
-from keras_saliency.layers.peers import (
-    BAM,
-    CBAM,
-    DSTP,
-    MSMSA,
-    ConcurrentSpatialChannelSE,
-    FusAtNet,
-    ParameterFreeAttention,
-    RecurrentAttention,
-    SelfAttention,
-    SqueezeExcite,
-    TransformerBlock,
-)
-from keras_saliency.layers.recurrent_conv import RecurrentConv2D
-from keras_saliency.layers.saliency_series import SaliencySeries
-from keras_saliency.layers.san import SANAttention
-from keras_saliency.layers.sdma import SDMACrossAttention
-from keras_saliency.layers.xm2a import XM2AHeads
+from keras_saliency.layers.recurrent.recurrent_conv import RecurrentConv2D
 
 __all__ = [
     "BAM",

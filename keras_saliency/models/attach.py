@@ -9,8 +9,8 @@ import warnings
 import keras
 import numpy as np
 
-from keras_saliency.layers.factory import attention_factory
-from keras_saliency.layers.san import SANAttention
+from keras_saliency.layers.attention.factory import attention_factory
+from keras_saliency.layers.attention.san import SANAttention
 from keras_saliency.models.placement import as_functional, data_format, is_nested, plan
 
 PLACEMENTS = ("bottleneck", "full")

@@ -5,7 +5,7 @@ import dataclasses
 
 import keras
 
-from keras_saliency.layers.discovery import is_attention_layer
+from keras_saliency.graph.discovery import is_attention_layer
 
 # Activations that a model's output ends in when it is a prediction rather than a feature map.
 _PREDICTIONS = {"linear", "softmax", "log_softmax", "sigmoid", "hard_sigmoid", "tanh"}

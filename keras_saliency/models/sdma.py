@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_saliency.layers.saliency_series import SaliencySeries
-from keras_saliency.layers.sdma import SDMACrossAttention
+from keras_saliency.layers.attention.saliency_series import SaliencySeries
+from keras_saliency.layers.attention.sdma import SDMACrossAttention
 
 _STACKS = ("type1", "type2")
 _SALIENCY = (

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_saliency.layers.convolution_heads import check_positive
+from keras_saliency.layers.attention.convolution_heads import check_positive
 
 TASKS = ("classification", "regression", "forecasting")
 

@@ -4,7 +4,7 @@ import inspect
 
 import keras
 
-from keras_saliency.layers.factory import attention_factory
+from keras_saliency.layers.attention.factory import attention_factory
 from keras_saliency.models.series import check_sizes, series_input, series_output
 
 

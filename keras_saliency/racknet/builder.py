@@ -5,9 +5,9 @@ import numbers
 import keras
 from keras import layers
 
-from keras_saliency.callbacks.kernel_sharing import update_kernel_sharing
-from keras_saliency.layers.maxout import Maxout
-from keras_saliency.layers.recurrent_conv import RecurrentConv2D
+from keras_saliency.layers.activations.maxout import Maxout
+from keras_saliency.layers.recurrent.recurrent_conv import RecurrentConv2D
+from keras_saliency.racknet.kernel_sharing import update_kernel_sharing
 
 _CHOICES = {
     "network": ("cnn", "rcnn"),

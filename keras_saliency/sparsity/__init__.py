@@ -1,19 +1,19 @@
 """Output-informed sparsification: significance, masks, schedules and reports."""
 
-from keras_saliency.sparsity.accelerate import accelerate
-from keras_saliency.sparsity.budget import shrink_to
-from keras_saliency.sparsity.channels import register_shrink_rule
-from keras_saliency.sparsity.compare import compare
-from keras_saliency.sparsity.convert import sparsify, strip_masks
-from keras_saliency.sparsity.cost import count_operations, count_parameters
-from keras_saliency.sparsity.files import save_compressed
-from keras_saliency.sparsity.inffs import inffs
+from keras_saliency.sparsity.deploy import accelerate, save_compressed
 from keras_saliency.sparsity.kernels import maskable_kernels
+from keras_saliency.sparsity.masking import sparsify, strip_masks
 from keras_saliency.sparsity.registry import register_significance_rule
-from keras_saliency.sparsity.report import sensitivity, sparsity_report
-from keras_saliency.sparsity.shrink import shrink
-from keras_saliency.sparsity.significance import SignificanceWalk, edge_significance
-from keras_saliency.sparsity.sparsifier import Sparsifier
+from keras_saliency.sparsity.reports import compare, sensitivity, sparsity_report
+from keras_saliency.sparsity.shrinking import (
+    count_operations,
+    count_parameters,
+    register_shrink_rule,
+    shrink,
+    shrink_to,
+)
+from keras_saliency.sparsity.significance import SignificanceWalk, edge_significance, inffs
+from keras_saliency.sparsity.training import Sparsifier
 
 __all__ = [
     "SignificanceWalk",

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import keras
 
-from keras_saliency.sparsity.layer_selection import matches
+from keras_saliency.graph.selection import matches
+from keras_saliency.graph.trace import sublayers
 from keras_saliency.sparsity.registry import find_kernels, find_reason
 
 
@@ -69,17 +70,6 @@ class Kernels:
 
     def __len__(self):
         return len(self.kernels)
-
-
-def sublayers(layer):
-    """The layers directly inside a layer or model, without the ones that hold no place in it."""
-    if isinstance(layer, keras.Model) and not isinstance(layer, keras.Sequential):
-        return list(layer.layers)
-    return [
-        child
-        for child in layer._layers
-        if not isinstance(child, keras.Model) or child is not getattr(layer, "_functional", None)
-    ]
 
 
 def maskable_kernels(model, layers=None, exclude=None):

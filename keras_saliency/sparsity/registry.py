@@ -145,6 +145,18 @@ def find_rule(layer):
     return _lookup(_RULES, layer)
 
 
+def has_rule(layer):
+    """Whether a rule is known for the layer, so that nobody need look into it."""
+    return find_rule(layer) is not None
+
+
+# What to do about a layer without a rule that cannot be looked into.
+ADVICE = (
+    "Register a rule for it: `@keras_saliency.sparsity.register_significance_rule({name}, "
+    "kernels=(...))`; its docstring shows how."
+)
+
+
 def find_kernels(layer):
     """Returns `{attribute name: KernelAxes}` of the layer, or `None` for an unknown class."""
     kernels = _lookup(_KERNELS, layer)

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_saliency.layers.discovery import is_attention_layer
-from keras_saliency.layers.san import SANAttention
+from keras_saliency.graph.discovery import is_attention_layer
+from keras_saliency.layers.attention.san import SANAttention
 
 _COLUMNS = {
     "previous": "layer before\n(mean)",

@@ -14,7 +14,7 @@ from keras import layers
 
 import keras_saliency
 from keras_saliency import Sparsifier, iSparseCallback
-from keras_saliency.sparsity.schedules import Schedule
+from keras_saliency.sparsity.training.schedules import Schedule
 
 BACKEND = keras.backend.backend()
 SIZES = {"first": 7 * 12, "last": 12 * 5}

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_saliency
-from keras_saliency.layers.depthwise import convolve_depthwise
+from keras_saliency.layers.convolution.depthwise import convolve_depthwise
 
 # Elsewhere the function is a call of the layer, which would be compared with itself.
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="written out on JAX alone")

@@ -10,8 +10,8 @@ from harness import Case, LayerTests
 from keras import layers
 
 from keras_saliency.layers import masked
+from keras_saliency.layers.masked.base import MaskedKernels, mask_variables, masked_in_place
 from keras_saliency.layers.masked.generic import mask_layer, plain_config
-from keras_saliency.layers.masked.kernels import MaskedKernels, mask_variables, masked_in_place
 from keras_saliency.layers.masked.layers import TWINS
 
 DENSE = {

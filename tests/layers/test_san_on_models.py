@@ -7,7 +7,7 @@ from compat import to_numpy
 from keras import layers, ops
 
 from keras_saliency import CBAM, SANAttention, SqueezeExcite
-from keras_saliency.layers.discovery import find_features, is_feature_layer
+from keras_saliency.graph.discovery import find_features, is_feature_layer
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(2, 12, 8, 3)).astype("float32")

@@ -10,7 +10,7 @@ from harness import Case, LayerTests
 from keras import ops
 
 from keras_saliency import XM2AHeads
-from keras_saliency.layers.xm2a import head_windows, window_sums
+from keras_saliency.layers.attention.xm2a import head_windows, window_sums
 
 TABLE = {  # (pooling, kernel) of heads 1 to 5, written out from table 7.1 by hand
     "xm2a": [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5)],

@@ -8,7 +8,7 @@ import pytest
 from keras import layers, ops
 
 from keras_saliency import CBAM, SANAttention, SqueezeExcite, add_attention
-from keras_saliency.layers.discovery import is_attention_layer
+from keras_saliency.graph.discovery import is_attention_layer
 
 
 @keras.saving.register_keras_serializable(package="tests")

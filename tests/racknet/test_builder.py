@@ -4,7 +4,7 @@ import pytest
 
 from keras_saliency import DatasetStatistics, RACKNet, RecurrentConv2D
 from keras_saliency.callbacks import KernelSharingCallback, update_kernel_sharing
-from keras_saliency.callbacks.kernel_sharing import most_similar
+from keras_saliency.racknet.kernel_sharing import most_similar
 
 CLUSTERS = [[3, 5], [2, 2, 4]]
 STATS = DatasetStatistics.from_counts(CLUSTERS, (11, 7, 3), num_classes=4)

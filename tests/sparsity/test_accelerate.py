@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from keras_saliency.sparsity import accelerate
-from keras_saliency.sparsity.accelerate import is_two_to_four, unavailable, why_not
+from keras_saliency.sparsity.deploy.accelerate import is_two_to_four, unavailable, why_not
 
 
 def dense(inputs=64, units=32, dtype="float16", sparse=True):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_saliency.sparsity.groups import ChannelGroups
+from keras_saliency.sparsity.shrinking.groups import ChannelGroups
 
 
 class Groups:

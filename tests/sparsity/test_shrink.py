@@ -9,7 +9,8 @@ from keras import layers
 from random_models import random_image_model, random_sequence_model, randomise, zero_channels
 
 from keras_saliency.callbacks import iSparseCallback
-from keras_saliency.sparsity import channels, register_shrink_rule, shrink, sparsify
+from keras_saliency.sparsity import register_shrink_rule, shrink, sparsify
+from keras_saliency.sparsity.shrinking import channels
 
 
 def outputs(model, x):

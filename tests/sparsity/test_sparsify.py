@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from keras import layers
 
 import keras_saliency
-from keras_saliency.layers.masked.kernels import MaskedKernels, mask_variables
+from keras_saliency.layers.masked.base import MaskedKernels, mask_variables
 from keras_saliency.sparsity.kernels import maskable_kernels
-from keras_saliency.sparsity.masks import MaskMaker
+from keras_saliency.sparsity.masking.masks import MaskMaker
 from keras_saliency.sparsity.ranking import drop_lowest
 
 

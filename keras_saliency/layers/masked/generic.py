@@ -5,7 +5,7 @@ import functools
 
 import keras
 
-from keras_saliency.layers.masked.kernels import MaskedKernels, mask_attribute
+from keras_saliency.layers.masked.base import MaskedKernels, mask_attribute
 from keras_saliency.layers.masked.layers import TWINS
 
 _CLASSES = {}

@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from keras_saliency.layers.masked.kernels import MaskedKernels, mask_attribute
+from keras_saliency.layers.masked.base import MaskedKernels, mask_attribute
 
 _DOC = """`keras.layers.{base}` with a mask over its {what}.
 

@@ -1,0 +1,381 @@
+"""A model as one flat list of calls, nested and subclassed models opened up."""
+
+import contextlib
+
+import keras
+from keras import tree
+
+
+class Tensor:
+    """A value that flows between two calls: its shape, batch axis included, and dtype."""
+
+    __slots__ = ("data_format", "dtype", "shape")
+
+    def __init__(self, shape, dtype):
+        self.shape = tuple(shape)
+        self.dtype = dtype
+        self.data_format = None
+
+    def __repr__(self):
+        return f"<Tensor shape={self.shape} dtype={self.dtype}>"
+
+
+class Call:
+    """One call of a layer or an operation: what went in, and what came out."""
+
+    def __init__(self, layer, args, kwargs, inputs, outputs, inside=""):
+        self.layer = layer
+        self.inside = inside
+        self.args = args
+        self.kwargs = kwargs
+        self.inputs = inputs
+        self.outputs = outputs
+
+
+class Frames(keras.Operation):
+    """Stands for taking the time steps of a sequence as samples, as `TimeDistributed` does."""
+
+
+class Sequence(keras.Operation):
+    """Stands for putting the time steps of a sequence together again."""
+
+
+class Whole(keras.Operation):
+    """Stands for handing a tensor on as it is."""
+
+
+class Graph:
+    """The calls of a model in an order in which each follows the calls it depends on."""
+
+    def __init__(self, is_leaf, advice):
+        self.is_leaf = is_leaf
+        self.advice = advice
+        self.calls = []
+        self.inputs = []
+        self.outputs = []
+
+
+def sublayers(layer):
+    """The layers directly inside a layer or model, without the ones that hold no place in it."""
+    if isinstance(layer, keras.Model) and not isinstance(layer, keras.Sequential):
+        return list(layer.layers)
+    return [
+        child
+        for child in layer._layers
+        if not isinstance(child, keras.Model) or child is not getattr(layer, "_functional", None)
+    ]
+
+
+def flatten_model(model, data=None, is_leaf=lambda layer: False, advice=""):
+    """Open a model up into a flat `Graph`.
+
+    Functional and Sequential models are read; other models, and layers made of layers, are called
+    once on symbolic tensors, which records what they do (nothing is computed, and the records are
+    removed again).
+
+    Args:
+        model: A built `keras.Model`.
+        data: Optional nest of arrays, whose shapes stand for the inputs of a subclassed model.
+        is_leaf: Function of a layer: whether it is one call whatever it is made of.
+        advice: What to do about a layer that cannot be traced, for the error; `{name}` in it
+            stands for the layer's class.
+
+    Returns:
+        A `Graph`.
+
+    Raises:
+        ValueError: If some layer's part in the model cannot be found out.
+    """
+    graph = Graph(is_leaf, advice)
+    if is_functional(model):
+        graph.inputs = [Tensor(x.shape, x.dtype) for x in model.inputs]
+        graph.outputs = _inline(model, graph.inputs, graph)
+        return graph
+    args, kwargs = _symbolic_inputs(model, data)
+    structure = tree.map_structure(_to_tensor, (args, kwargs))
+    graph.inputs = [x for x in tree.flatten(structure) if isinstance(x, Tensor)]
+    graph.outputs = _trace(model, *structure, graph)
+    return graph
+
+
+def is_functional(layer):
+    """Whether the layer is a model whose graph is there to read."""
+    if not isinstance(layer, keras.Model):
+        return False
+    # A subclass that passes `inputs` and `outputs` on and then writes its own `call` runs that.
+    if _is_sequential(layer):
+        return layer._functional is not None and type(layer).call is keras.Sequential.call
+    return hasattr(layer, "_nodes_by_depth") and type(layer).call.__qualname__ == "Functional.call"
+
+
+def _is_sequential(layer):
+    return isinstance(layer, keras.Sequential)
+
+
+def _to_tensor(x):
+    return Tensor(x.shape, x.dtype) if isinstance(x, keras.KerasTensor) else x
+
+
+def _is_tensor(x):
+    return isinstance(x, Tensor)
+
+
+def _inline(model, inputs, graph):
+    """Add the calls of a functional model that is fed with `inputs`; returns its outputs."""
+    functional = model._functional if _is_sequential(model) else model
+    return _add_nodes(functional.inputs, inputs, functional.outputs, graph)
+
+
+def _add_nodes(symbolic_inputs, inputs, symbolic_outputs, graph):
+    known = {id(x): tensor for x, tensor in zip(symbolic_inputs, inputs, strict=True)}
+    for node in _sorted_nodes(symbolic_outputs, known):
+
+        def resolve(x):
+            if not isinstance(x, keras.KerasTensor):
+                return x
+            return known.setdefault(id(x), Tensor(x.shape, x.dtype))
+
+        args = tree.map_structure(resolve, node.arguments.args)
+        kwargs = tree.map_structure(resolve, node.arguments.kwargs)
+        results = _expand(node.operation, args, kwargs, node.outputs, graph)
+        for x, tensor in zip(node.outputs, results, strict=True):
+            known[id(x)] = tensor
+    return [known[id(x)] if id(x) in known else Tensor(x.shape, x.dtype) for x in symbolic_outputs]
+
+
+def _sorted_nodes(outputs, known):
+    """The nodes between `known` tensors and `outputs`, each after those it depends on."""
+    order, done = [], set()
+    stack = [(x, False) for x in reversed(outputs)]
+    while stack:
+        item, visited = stack.pop()
+        if visited:
+            order.append(item)
+            continue
+        history = getattr(item, "_keras_history", None)
+        if id(item) in known or history is None or history.operation is None:
+            continue
+        node = history.operation._inbound_nodes[history.node_index]
+        if id(node) in done or not node.arguments.keras_tensors:
+            continue
+        done.add(id(node))
+        stack.append((node, True))
+        stack.extend((x, False) for x in reversed(node.arguments.keras_tensors))
+    return order
+
+
+def _expand(operation, args, kwargs, symbolic_outputs, graph):
+    """Add one call, or what it consists of; returns its output tensors."""
+    if isinstance(operation, keras.layers.RNN) and not graph.is_leaf(operation.cell):
+        return _recurrent(operation, args, kwargs, symbolic_outputs, graph)
+    if not graph.is_leaf(operation) and isinstance(operation, keras.layers.Layer):
+        if isinstance(operation, keras.layers.TimeDistributed):
+            return _time_distributed(operation, args, kwargs, symbolic_outputs, graph)
+        if is_functional(operation):
+            inputs = _model_inputs(operation, args, kwargs)
+            if inputs is not None:
+                return _inline(operation, inputs, graph)
+        if _is_composite(operation):
+            return _trace(operation, args, kwargs, graph)
+        if not operation.weights and not isinstance(operation, keras.layers.InputLayer):
+            # Its `call` may tell more than its shapes do; if it does not, the shapes have to do.
+            part = Graph(graph.is_leaf, graph.advice)
+            with contextlib.suppress(ValueError):
+                outputs = _trace(operation, args, kwargs, part)
+                if part.calls and all(understood(call, graph.is_leaf) for call in part.calls):
+                    graph.calls.extend(part.calls)
+                    return outputs
+    outputs = [Tensor(x.shape, x.dtype) for x in symbolic_outputs]
+    inputs = [x for x in tree.flatten((args, kwargs)) if _is_tensor(x)]
+    graph.calls.append(Call(operation, args, kwargs, inputs, outputs))
+    return outputs
+
+
+def _time_distributed(layer, args, kwargs, symbolic_outputs, graph):
+    sequence = args[0] if args else kwargs["inputs"]
+
+    def frame(x):
+        return Tensor((x.shape[0], *x.shape[2:]), x.dtype)
+
+    name = layer.name
+    step = frame(sequence)
+    graph.calls.append(Call(Frames(name=name), (sequence,), {}, [sequence], [step]))
+    results = _expand(layer.layer, (step,), {}, [frame(x) for x in symbolic_outputs], graph)
+    outputs = [Tensor(x.shape, x.dtype) for x in symbolic_outputs]
+    for result, output in zip(results, outputs, strict=True):
+        graph.calls.append(Call(Sequence(name=name), (result,), {}, [result], [output]))
+    return outputs
+
+
+def _recurrent(layer, args, kwargs, symbolic_outputs, graph):
+    """A recurrent layer whose cell is made of layers: two time steps of it, the first feeding the
+    second, so that what only reaches the output by way of the state has significance too."""
+    cell = layer.cell
+    if not _is_composite(cell):
+        raise ValueError(
+            f"What '{cell.name}' of the class {type(cell).__name__}, the cell of '{layer.name}', "
+            f"does with its weights is not known. {_advice(graph, cell)}"
+        )
+    sequence = args[0] if args else kwargs.get("sequences", kwargs.get("inputs"))
+    step = Tensor((sequence.shape[0], *sequence.shape[2:]), sequence.dtype)
+    graph.calls.append(Call(Frames(name=layer.name), (sequence,), {}, [sequence], [step]))
+    sizes = cell.state_size if isinstance(cell.state_size, (list, tuple)) else [cell.state_size]
+    states = [
+        Tensor((sequence.shape[0], *(s if isinstance(s, (list, tuple)) else (s,))), sequence.dtype)
+        for s in sizes
+    ]
+    for _ in range(2):
+        output, *states = _trace(cell, (step, states), {}, graph)
+    outputs = [Tensor(x.shape, x.dtype) for x in symbolic_outputs]
+    for result, tensor in zip([output, *states], outputs, strict=False):
+        whole = layer.return_sequences and tensor is outputs[0]
+        join = Sequence(name=layer.name) if whole else Whole(name=layer.name)
+        graph.calls.append(Call(join, (result,), {}, [result], [tensor]))
+    return outputs
+
+
+def _advice(graph, layer):
+    return graph.advice.format(name=type(layer).__name__)
+
+
+def understood(call, is_leaf):
+    """Whether it can be told from the shapes alone which inputs of a call lead where."""
+    if is_leaf(call.layer) or not call.inputs:
+        return True
+    if getattr(call.layer, "weights", None):
+        return False
+    if isinstance(call.layer, keras.layers.Layer):
+        return any(compatible(x, y) for x in call.inputs for y in call.outputs)
+    return broadcasts(call)
+
+
+def compatible(x, y):
+    """Whether two tensors have one shape, as far as it is known."""
+    return len(x.shape) == len(y.shape) and all(
+        m is None or n is None or m == n for m, n in zip(x.shape, y.shape, strict=True)
+    )
+
+
+def broadcasts(call):
+    """Whether every floating operand broadcasts to the one result."""
+    if len(call.outputs) != 1:
+        return False
+    result = call.outputs[0].shape
+    for tensor in call.inputs:
+        shape = tensor.shape
+        if not keras.backend.is_float_dtype(tensor.dtype):
+            continue
+        if len(shape) > len(result):
+            return False
+        for m, n in zip(reversed(shape), reversed(result), strict=False):
+            if m not in (1, None, n) and n is not None:
+                return False
+    return True
+
+
+def _is_composite(layer):
+    """Whether what the layer does is done by layers in it."""
+    return any(child.weights for child in sublayers(layer)) or isinstance(layer, keras.Model)
+
+
+def _model_inputs(model, args, kwargs):
+    """The tensors of a call in the order of the model's inputs, or `None` if that is unclear."""
+    first = args[0] if args else kwargs.get("inputs")
+    functional = model._functional if _is_sequential(model) else model
+    if isinstance(first, dict) and not isinstance(functional._inputs_struct, dict):
+        names = [x.name for x in functional.inputs]
+        if not set(names) <= set(first):
+            return None
+        inputs = [first[name] for name in names]
+    else:
+        inputs = tree.flatten(first)
+    if len(inputs) != len(functional.inputs) or not all(_is_tensor(x) for x in inputs):
+        return None
+    return inputs
+
+
+def _symbolic_inputs(model, data):
+    """Symbolic arguments with the shapes that a model without a graph was built with."""
+    if data is not None:
+        inputs = tree.map_structure(
+            lambda x: keras.KerasTensor(
+                (None, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype)
+            ),
+            data,
+        )
+        return (inputs,), {}
+    shapes = getattr(model, "_build_shapes_dict", None)
+    if not shapes:
+        raise ValueError(
+            f"The model '{model.name}' ({type(model).__name__}) is subclassed and does not know "
+            "its input shape. Pass `data`, a batch of its inputs, or call the model on one first."
+        )
+    shapes = dict(shapes)
+
+    def symbolic(shape):
+        if shape is None:
+            return None
+        if isinstance(shape, dict):
+            return {key: symbolic(value) for key, value in shape.items()}
+        if isinstance(shape, (list, tuple)) and not all(
+            extent is None or isinstance(extent, int) for extent in shape
+        ):
+            return type(shape)(symbolic(part) for part in shape)
+        return keras.KerasTensor((None, *tuple(shape)[1:]), keras.config.floatx())
+
+    if len(shapes) == 1:
+        return (symbolic(next(iter(shapes.values()))),), {}
+    return (), {key.removesuffix("_shape"): symbolic(shape) for key, shape in shapes.items()}
+
+
+def _trace(layer, args, kwargs, graph):
+    """Call `layer.call` on symbolic tensors and add the calls that it makes."""
+    unbuilt = [child.name for child in sublayers(layer) if not child.built and child.weights]
+    if not layer.built or unbuilt:
+        raise ValueError(
+            f"'{layer.name}' ({type(layer).__name__}) is not built. Call the model on a batch of "
+            "data first."
+        )
+    error = None
+    # Code that computes with the batch size does not get on with an unknown one.
+    for batch in (None, 2):
+        stand_ins, tensors = [], []
+
+        def stand_in(x, batch=batch, stand_ins=stand_ins, tensors=tensors):
+            if not _is_tensor(x):
+                return x
+            shape = x.shape if x.shape[:1] != (None,) or batch is None else (batch, *x.shape[1:])
+            symbol = keras.KerasTensor(shape, x.dtype)
+            stand_ins.append(symbol)
+            tensors.append(x)
+            return symbol
+
+        symbolic_args, symbolic_kwargs = tree.map_structure(stand_in, (args, kwargs))
+        symbolic_kwargs = {k: v for k, v in symbolic_kwargs.items() if v is not None}
+        with _forgotten_nodes(layer):
+            try:
+                outputs = tree.flatten(layer.call(*symbolic_args, **symbolic_kwargs))
+            except Exception as exception:
+                error = error or exception
+                continue
+            outputs = [x for x in outputs if isinstance(x, keras.KerasTensor)]
+            return _add_nodes(stand_ins, tensors, outputs, graph)
+    raise ValueError(
+        f"What '{layer.name}' ({type(layer).__name__}) does could not be traced: its `call` "
+        f"failed on symbolic tensors with {type(error).__name__}: {error}. Write it with "
+        "`keras.ops` and Keras layers. "
+        f"{_advice(graph, layer)}"
+    ) from error
+
+
+@contextlib.contextmanager
+def _forgotten_nodes(layer):
+    """Leave no trace of symbolic calls on the user's layers: `layer.output` must stay unique."""
+    layers = layer._flatten_layers()
+    before = [(x, len(x._inbound_nodes), len(x._outbound_nodes)) for x in layers]
+    try:
+        yield
+    finally:
+        for x, inbound, outbound in before:
+            del x._inbound_nodes[inbound:]
+            del x._outbound_nodes[outbound:]

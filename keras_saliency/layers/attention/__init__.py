@@ -1,0 +1,1 @@
+"""Attention: SAN, SDMA, XM2A, the saliency series, and the mechanisms of other authors."""

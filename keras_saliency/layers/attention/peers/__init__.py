@@ -1,0 +1,27 @@
+"""Attention mechanisms of other authors, with one vocabulary of arguments."""
+
+from keras_saliency.layers.attention.peers.bam import BAM
+from keras_saliency.layers.attention.peers.cbam import CBAM
+from keras_saliency.layers.attention.peers.dstp import DSTP
+from keras_saliency.layers.attention.peers.fusatnet import FusAtNet
+from keras_saliency.layers.attention.peers.msmsa import MSMSA
+from keras_saliency.layers.attention.peers.parameter_free import ParameterFreeAttention
+from keras_saliency.layers.attention.peers.recurrent_attention import RecurrentAttention
+from keras_saliency.layers.attention.peers.scse import ConcurrentSpatialChannelSE
+from keras_saliency.layers.attention.peers.self_attention import SelfAttention
+from keras_saliency.layers.attention.peers.squeeze_excite import SqueezeExcite
+from keras_saliency.layers.attention.peers.transformer import TransformerBlock
+
+__all__ = [
+    "BAM",
+    "CBAM",
+    "DSTP",
+    "MSMSA",
+    "ConcurrentSpatialChannelSE",
+    "FusAtNet",
+    "ParameterFreeAttention",
+    "RecurrentAttention",
+    "SelfAttention",
+    "SqueezeExcite",
+    "TransformerBlock",
+]

@@ -1,0 +1,6 @@
+"""What a sparse model is good for in production: compressed files, sparse kernels."""
+
+from keras_saliency.sparsity.deploy.accelerate import accelerate
+from keras_saliency.sparsity.deploy.save_compressed import save_compressed
+
+__all__ = ["accelerate", "save_compressed"]

@@ -1,0 +1,514 @@
+"""From scores to masks: edges, N:M and channels, per layer or over the whole model (G 4.4.3)."""
+
+import logging
+import numbers
+
+import numpy as np
+from keras import ops
+
+from keras_saliency.graph.trace import flatten_model, is_functional
+from keras_saliency.sparsity.kernels import Skipped, maskable_kernels
+from keras_saliency.sparsity.ranking import drop_lowest
+from keras_saliency.sparsity.registry import ADVICE, has_rule
+from keras_saliency.sparsity.significance.scores import BLOCK, EdgeScores
+from keras_saliency.sparsity.significance.walk import ORDERS, SignificanceWalk, first_sample
+
+_logger = logging.getLogger("keras_saliency")
+
+METHODS = ("isparse", "magnitude", "random", "lottery")
+SCOPES = ("layer", "global")
+
+
+class RandomScores:
+    """Seeded random scores, the same at every pass (DropConnect, G 4.6.1)."""
+
+    def __init__(self, shape, seed, mask=None):
+        self.shape = tuple(shape)
+        self.size = int(np.prod(self.shape, dtype=np.int64))
+        self.exponent = 0
+        self._seed = seed
+        self._mask = None if mask is None else mask.reshape(-1)
+
+    def blocks(self, length=BLOCK):
+        rng = np.random.default_rng(self._seed)
+        for start in range(0, self.size, length):
+            stop = min(start + length, self.size)
+            block = rng.random(stop - start)
+            yield start, stop, block if self._mask is None else block * self._mask[start:stop]
+
+    def array(self):
+        return np.concatenate([block for _, _, block in self.blocks()]).reshape(self.shape)
+
+
+class _Array:
+    """Scores that are held."""
+
+    def __init__(self, array):
+        self.size = array.size
+        self._flat = array.reshape(-1)
+
+    def blocks(self):
+        for start in range(0, self.size, BLOCK):
+            stop = min(start + BLOCK, self.size)
+            yield start, stop, self._flat[start:stop]
+
+
+class _Limited:
+    """Edge scores of which only the positions in `allowed` may be dropped."""
+
+    def __init__(self, edges, allowed=None):
+        self.size = edges.size
+        self._edges = edges
+        self._allowed = allowed
+
+    def blocks(self):
+        for start, stop, block in self._edges.blocks():
+            if self._allowed is not None:
+                # Even an infinite score that is allowed stays below the ones that are not.
+                block = np.minimum(block, np.finfo(np.float64).max)
+                block = np.where(self._allowed[start:stop], block, np.inf)
+            yield start, stop, block
+
+
+def check_sparsity(value, argument="sparsity"):
+    """Returns `value` as a float in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.generic)):
+        raise TypeError(f"`{argument}` must be a number in [0, 1). Received: {value!r}")
+    if not 0 <= value < 1:
+        raise ValueError(f"`{argument}` must lie in [0, 1). Received: {value!r}")
+    return float(value)
+
+
+def check_granularity(granularity):
+    """Returns `"edge"`, `"channel"` or the pair (n, m)."""
+    if granularity in ("edge", "channel"):
+        return granularity
+    pair = granularity
+    if (
+        isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and all(isinstance(x, numbers.Integral) and not isinstance(x, bool) for x in pair)
+        and 0 < pair[0] < pair[1]
+    ):
+        return int(pair[0]), int(pair[1])
+    raise ValueError(
+        "`granularity` must be 'edge', 'channel', or a pair (n, m) with 0 < n < m that keeps n of "
+        f"every m neighbours. Received: granularity={granularity!r}"
+    )
+
+
+def resolve_targets(kernels, sparsity):
+    """Target sparsity of each kernel.
+
+    Args:
+        kernels: What `maskable_kernels` found.
+        sparsity: A number in [0, 1) for all; a dict from layer name, path or kernel key to a
+            number (what is not named stays dense); or a function of the layer.
+
+    Returns:
+        A dict from kernel key to a float in [0, 1); kernels that stay dense are left out when
+        the dict or the function gives `None` for them.
+
+    Raises:
+        ValueError: If a value lies outside [0, 1), or a name is not found.
+    """
+    if isinstance(sparsity, dict):
+        targets, unused = {}, set(sparsity)
+        for kernel in kernels:
+            for name in (kernel.key, kernel.path, kernel.layer.name):
+                if name in sparsity:
+                    unused.discard(name)
+                    if kernel.key not in targets and sparsity[name] is not None:
+                        targets[kernel.key] = check_sparsity(sparsity[name], f"sparsity[{name!r}]")
+        if unused:
+            raise ValueError(
+                f"`sparsity` names {sorted(map(str, unused))}, which are no maskable layers of the "
+                f"model. Maskable are: {', '.join(kernel.key for kernel in kernels)}"
+            )
+        return targets
+    if callable(sparsity):
+        values = {kernel.key: sparsity(kernel.layer) for kernel in kernels}
+        return {
+            key: check_sparsity(value, f"sparsity of {key!r}")
+            for key, value in values.items()
+            if value is not None
+        }
+    value = check_sparsity(sparsity)
+    return {kernel.key: value for kernel in kernels}
+
+
+class MaskMaker:
+    """Computes masks for a model, once or again and again; changes nothing in it.
+
+    Args: those of `keras_saliency.sparsify`. `regrow=False` keeps what is masked masked;
+    `stored=True` lets a masked edge of a masked layer compete by its stored weight.
+
+    Attributes:
+        kernels: The `Kernel` objects that get masks.
+        targets: Dict from kernel key to its final sparsity.
+        skipped: `Skipped` objects for the layers that stay dense.
+    """
+
+    def __init__(
+        self,
+        model,
+        sparsity,
+        data=None,
+        method="isparse",
+        *,
+        scores="inffs",
+        scope="layer",
+        granularity="edge",
+        order="forward",
+        layers=None,
+        exclude=None,
+        seed=0,
+        regrow=True,
+        stored=False,
+        normalization="pass",
+        batch_size=32,
+    ):
+        if method not in METHODS:
+            raise ValueError(f"`method` must be one of {METHODS}. Received: method={method!r}")
+        if scope not in SCOPES:
+            raise ValueError(f"`scope` must be one of {SCOPES}. Received: scope={scope!r}")
+        if order not in ORDERS:
+            raise ValueError(f"`order` must be one of {ORDERS}. Received: order={order!r}")
+        if scope == "global" and order != "forward":
+            raise ValueError(
+                "`scope='global'` ranks all edges at once, so `order` must be 'forward'. "
+                f"Received: order={order!r}"
+            )
+        if scope == "global" and (isinstance(sparsity, dict) or callable(sparsity)):
+            raise ValueError(
+                "`scope='global'` takes one `sparsity` for the whole model. "
+                f"Received: sparsity={sparsity!r}"
+            )
+        self.granularity = check_granularity(granularity)
+        found = maskable_kernels(model, layers, exclude)
+        if not len(found):
+            raise ValueError(f"The model '{model.name}' has no layer that can be masked.")
+        self.targets = resolve_targets(found, sparsity)
+        self.kernels = [kernel for kernel in found if kernel.key in self.targets]
+        if not self.kernels:
+            raise ValueError("`sparsity` leaves every layer of the model dense.")
+        self.skipped = list(found.skipped)
+        if self.granularity == "channel" and layers is None and not isinstance(sparsity, dict):
+            self._spare_outputs(model, data)
+        if isinstance(self.granularity, tuple):
+            self._check_neighbours()
+        self.model = model
+        self.data = data
+        self.method = method
+        self.scope = scope
+        self.seed = seed
+        self.regrow = regrow
+        self.stored = stored
+        self._walk = {
+            "scores": scores,
+            "order": order,
+            "seed": seed,
+            "layers": layers,
+            "exclude": exclude,
+            "normalization": normalization,
+            "batch_size": batch_size,
+        }
+
+    def _spare_outputs(self, model, data):
+        """Channels of the model's outputs, a classifier's classes, go only when named."""
+        try:
+            sample = None if is_functional(model) else first_sample(model, data)
+            known = {id(kernel.variable) for kernel in maskable_kernels(model)}
+            outputs = kernels_of_outputs(flatten_model(model, sample, has_rule, ADVICE), known)
+        except (ValueError, TypeError) as error:
+            _logger.warning(
+                "Which layers make the outputs of '%s' cannot be seen, so their channels are "
+                "masked like others; leave those layers dense with `exclude`. The cause was: %s",
+                model.name,
+                error,
+            )
+            return
+        spared = [kernel for kernel in self.kernels if id(kernel.variable) in outputs]
+        self.kernels = [kernel for kernel in self.kernels if id(kernel.variable) not in outputs]
+        if not self.kernels:
+            raise ValueError(
+                f"All channels of '{model.name}' that can be masked are channels of its outputs. "
+                "Name the layers whose output channels may go: "
+                f"layers={[kernel.path for kernel in spared]}"
+            )
+        reason = "its channels are channels of the model's outputs"
+        self.skipped += [Skipped(kernel.key, kernel.layer, reason) for kernel in spared]
+        self.targets = {kernel.key: self.targets[kernel.key] for kernel in self.kernels}
+
+    def _check_neighbours(self):
+        n, m = self.granularity
+        for kernel in self.kernels:
+            extent = int(np.prod([kernel.shape[axis] for axis in kernel.input_axes]))
+            if extent % m:
+                raise ValueError(
+                    f"`granularity={self.granularity}` needs input axes that {m} divides, but "
+                    f"{kernel.key!r} has {extent} inputs (kernel shape {kernel.shape}). Leave it "
+                    f"dense with exclude=[{kernel.key!r}]."
+                )
+        for key, target in self.targets.items():
+            if abs(target - (1 - n / m)) > 1e-9:
+                raise ValueError(
+                    f"`granularity={self.granularity}` makes a sparsity of {1 - n / m:g}: pass "
+                    f"sparsity={1 - n / m:g}. Received: {target:g} for {key!r}"
+                )
+
+    def masks(self, share=None, previous=None, step=0, values=None, scores=None):
+        """Compute the masks.
+
+        Args:
+            share: What the schedule gives: a number that replaces every target, or a function
+                that turns a target into the sparsity of the moment. Default: the targets.
+            previous: Dict from kernel key to boolean mask: what is masked now. Needed for
+                `regrow=False` on plain models.
+            step: Makes the random masks of different steps differ.
+            values: Function from a `Kernel` to the weights to score in place of the model's,
+                or `None`.
+            scores: Takes the place of `scores`, how output neurons score.
+
+        Returns:
+            A dict from kernel key to a boolean array of the kernel's shape, `True` keeps.
+        """
+        targets = {}
+        for kernel in self.kernels:
+            target = self.targets[kernel.key]
+            value = target if share is None else share(target) if callable(share) else share
+            targets[kernel.key] = check_sparsity(value, "the schedule's sparsity")
+        previous = previous or {}
+        forced = {}
+        if not self.regrow:
+            forced = {key: ~np.asarray(mask, bool).reshape(-1) for key, mask in previous.items()}
+        pairs = self._scored(step, values or (lambda kernel: None), scores)
+        if self.scope == "global":
+            pairs = list(pairs)
+            return self._global(pairs, next(iter(targets.values())), forced)
+        if self.granularity == "channel":
+            return self._channels_per_layer(pairs, targets, forced)
+        masks = {}
+        for kernel, edges, decide in pairs:
+            drop = self._edges(kernel, edges, targets[kernel.key], forced.get(kernel.key))
+            masks[kernel.key] = np.logical_not(drop, out=drop).reshape(kernel.shape)
+            decide(masks[kernel.key])
+        return masks
+
+    def _scored(self, step, values, scores=None):
+        """Yield `(kernel, edge scores, decide)`."""
+        if self.method == "isparse":
+            options = self._walk if scores is None else {**self._walk, "scores": scores}
+            walk = SignificanceWalk(self.model, self.data, stored=self.stored, **options)
+            reached = {kernel.key for kernel in walk.kernels}
+            lost = [kernel.key for kernel in self.kernels if kernel.key not in reached]
+            if lost:
+                raise ValueError(
+                    f"{lost} lie on no path to an output of '{self.model.name}', so they have no "
+                    f"significance for it. Leave them dense with exclude={lost}."
+                )
+            for kernel, edges in walk:
+                if kernel.key in self.targets:
+                    given = values(kernel)
+                    if given is not None:
+                        edges = EdgeScores(given, edges.factor, edges.exponent)
+                    yield kernel, edges, walk.decide
+            return
+        current = {}
+        if not self.stored:
+            for layer in self.model._flatten_layers():
+                for variable, mask in getattr(layer, "kernel_masks", tuple)():
+                    current[id(variable)] = ops.convert_to_numpy(mask)
+        for index, kernel in enumerate(self.kernels):
+            if self.method == "random":
+                seed = [self.seed or 0, step, index]
+                edges = RandomScores(kernel.shape, seed, current.get(id(kernel.variable)))
+            else:
+                given = values(kernel)
+                if given is None:
+                    given = ops.convert_to_numpy(kernel.variable)
+                ones = np.ones((1,) * given.ndim)
+                edges = EdgeScores(given, ones, mask=current.get(id(kernel.variable)))
+            yield kernel, edges, lambda mask: None
+
+    def _edges(self, kernel, edges, sparsity, forced):
+        """Flat boolean array of the edges that go."""
+        count = round(sparsity * kernel.size)
+        allowed = None
+        if isinstance(self.granularity, tuple):
+            allowed = neighbours_to_drop(edges, kernel, *self.granularity)
+            count = min(count, int(np.count_nonzero(allowed)))
+        if forced is not None:
+            allowed = ~forced if allowed is None else allowed & ~forced
+            count = min(max(count - int(np.count_nonzero(forced)), 0), int(allowed.sum()))
+        items = [edges if allowed is None else _Limited(edges, allowed)]
+        (drop,) = drop_lowest(items, count)
+        return drop if forced is None else drop | forced
+
+    def _global(self, pairs, sparsity, forced):
+        # Equation 4.11 multiplies scores by a matrix norm per layer: taken literally, the layers
+        # near the output would lose every edge. With a mean significance of 1 layers compare.
+        if self.granularity == "channel":
+            groups = channel_groups(pairs)
+            scores = [_Array(group.scores) for group in groups]
+            fixed = [group.forced(forced) for group in groups]
+            count = round(sparsity * sum(group.scores.size for group in groups))
+            drops = _drop_with(scores, fixed, count)
+            return {
+                key: mask
+                for group, drop in zip(groups, drops, strict=True)
+                for key, mask in group.masks(~drop).items()
+            }
+        allowed = [
+            neighbours_to_drop(edges, kernel, *self.granularity)
+            if isinstance(self.granularity, tuple)
+            else None
+            for kernel, edges, _ in pairs
+        ]
+        items = [
+            _Limited(edges, allow) for (_, edges, _), allow in zip(pairs, allowed, strict=True)
+        ]
+        count = round(sparsity * sum(kernel.size for kernel, _, _ in pairs))
+        if isinstance(self.granularity, tuple):
+            count = min(count, sum(int(allow.sum()) for allow in allowed))
+        fixed = [forced.get(kernel.key) for kernel, _, _ in pairs]
+        drops = _drop_with(items, fixed, count)
+        return {
+            kernel.key: (~drop).reshape(kernel.shape)
+            for (kernel, _, _), drop in zip(pairs, drops, strict=True)
+        }
+
+    def _channels_per_layer(self, pairs, targets, forced):
+        masks = {}
+        # Kernels of one recurrent cell lose the same units, so they wait for each other.
+        waiting = {}
+        for kernel, edges, decide in pairs:
+            waiting.setdefault(id(kernel.owner), []).append((kernel, edges, decide))
+            together = [k for k in self.kernels if k.owner is kernel.owner]
+            if _units(kernel) and len(waiting[id(kernel.owner)]) < len(together):
+                continue
+            for group in channel_groups(waiting.pop(id(kernel.owner))):
+                target = targets[group.kernels[0].key]
+                count = round(target * group.scores.size)
+                (drop,) = _drop_with([_Array(group.scores)], [group.forced(forced)], count)
+                found = group.masks(~drop)
+                masks.update(found)
+                if kernel.key in found:
+                    decide(found[kernel.key])
+        return masks
+
+
+def _drop_with(items, forced, count):
+    """`drop_lowest`, where what is `forced` goes in any case and counts."""
+    if all(mark is None for mark in forced):
+        return drop_lowest(items, count)
+    forced = [
+        np.zeros(item.size, bool) if mark is None else mark
+        for item, mark in zip(items, forced, strict=True)
+    ]
+    count = max(count - sum(int(mark.sum()) for mark in forced), 0)
+    free = [_Limited(item, ~mark) for item, mark in zip(items, forced, strict=True)]
+    drops = drop_lowest(free, count)
+    return [drop | mark for drop, mark in zip(drops, forced, strict=True)]
+
+
+def neighbours_to_drop(edges, kernel, n, m):
+    """Flat boolean array: in every m neighbours along the inputs, the m - n lowest."""
+    scores = edges.array()
+    axes = kernel.input_axes
+    rest = [axis for axis in range(scores.ndim) if axis not in axes]
+    moved = scores.transpose([*rest, *axes])
+    groups = moved.reshape(-1, m)
+    drop = np.empty(groups.shape, dtype=bool)
+    for begin in range(0, len(groups), BLOCK // m):
+        block = groups[begin : begin + BLOCK // m]
+        rank = np.zeros(block.shape, dtype=np.int32)
+        for i in range(m):
+            for j in range(m):
+                if i != j:  # on a tie the earlier position is the lower one
+                    below = block[:, j] <= block[:, i] if j < i else block[:, j] < block[:, i]
+                    rank[:, i] += below
+        drop[begin : begin + BLOCK // m] = rank < m - n
+    back = np.argsort([*rest, *axes])
+    return np.ascontiguousarray(drop.reshape(moved.shape).transpose(back)).reshape(-1)
+
+
+def kernels_of_outputs(graph, known):
+    """Which of the kernels with the ids `known` make channels of the model's outputs."""
+    makers = {tensor: call for call in graph.calls for tensor in call.outputs}
+    found, seen, stack = set(), set(), list(graph.outputs)
+    while stack:
+        call = makers.get(stack.pop())
+        if call is None or call in seen:
+            continue
+        seen.add(call)
+        own = known & {id(variable) for variable in getattr(call.layer, "weights", ())}
+        found |= own
+        if not own:  # an activation, a norm, an addition, pooling, ...
+            stack.extend(call.inputs)
+    return found
+
+
+def _units(kernel):
+    """Units of a recurrent cell, whose kernels hold a column per gate and unit; else `None`."""
+    if kernel.owner is kernel.layer:
+        return None
+    units = getattr(kernel.owner, "units", None) or getattr(kernel.owner, "filters", None)
+    outputs = int(np.prod([kernel.shape[axis] for axis in kernel.output_axes]))
+    return units if units and outputs % units == 0 else None
+
+
+class _Channels:
+    """The output channels of one kernel, or of all kernels of one recurrent cell."""
+
+    def __init__(self, kernels, scores):
+        self.kernels = kernels
+        self.scores = scores
+
+    def forced(self, forced):
+        """Channels of which nothing is left."""
+        if not all(kernel.key in forced for kernel in self.kernels):
+            return None
+        gone = np.ones(self.scores.size, bool)
+        for kernel in self.kernels:
+            gone &= _channel_view(forced[kernel.key].reshape(kernel.shape), kernel).all(axis=(0, 1))
+        return gone
+
+    def masks(self, keep):
+        masks = {}
+        for kernel in self.kernels:
+            mask = np.empty(kernel.shape, bool)
+            axes = [*_others(kernel), *kernel.output_axes]
+            moved = mask.transpose(axes)
+            outputs = [kernel.shape[axis] for axis in kernel.output_axes]
+            repeat = int(np.prod(outputs)) // keep.size
+            moved[...] = np.tile(keep, repeat).reshape(outputs)
+            masks[kernel.key] = mask
+        return masks
+
+
+def _others(kernel):
+    return [axis for axis in range(len(kernel.shape)) if axis not in kernel.output_axes]
+
+
+def _channel_view(array, kernel):
+    """The array as (other axes, gates, channels)."""
+    moved = array.transpose([*_others(kernel), *kernel.output_axes])
+    outputs = int(np.prod([kernel.shape[axis] for axis in kernel.output_axes]))
+    units = _units(kernel) or outputs
+    return moved.reshape(-1, outputs // units, units)
+
+
+def channel_groups(pairs):
+    """Channel scores: sums of edge scores; kernels of a recurrent cell are added up."""
+    groups = {}
+    for kernel, edges, _ in pairs:
+        array = edges.array()
+        scores = _channel_view(array, kernel).sum(axis=(0, 1))
+        key = (id(kernel.owner), _units(kernel)) if _units(kernel) else kernel.key
+        if key in groups:
+            groups[key].kernels.append(kernel)
+            groups[key].scores = groups[key].scores + scores
+        else:
+            groups[key] = _Channels([kernel], scores)
+    return list(groups.values())

@@ -1,0 +1,273 @@
+"""How sparse a model is, layer by layer, and what that saves."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_saliency.graph.trace import flatten_model
+from keras_saliency.layers.masked.base import MaskedKernels
+from keras_saliency.sparsity.kernels import maskable_kernels
+from keras_saliency.sparsity.registry import ADVICE, has_rule
+
+
+def sparsity_report(model, layers=None, exclude=None, skipped=False):
+    """Tell how sparse a model is.
+
+    Args:
+        model: A built model, plain or masked.
+        layers, exclude: Which layers to report; see `maskable_kernels`.
+        skipped: Whether layers with weights that cannot be masked get a row too, with the reason
+            in `note`.
+
+    Returns:
+        A pandas frame with a row per maskable kernel (a layer's name; `"lstm/recurrent_kernel"`
+        where a layer has several) and the columns
+
+        - `layer`, `type`, `shape`;
+        - `size`, `zeros`, `kept`, `sparsity`: edges, those that are 0 in `kernel * mask`, the
+          others, and the share of zeros;
+        - `target`, `reached`: what `sparsify` was asked for, if it made the model in this
+          process, and whether there are so many zeros;
+        - `flops`, `flops_sparse`: floating-point operations per sample, a multiplication and an
+          addition per edge and position, of all edges and of those that are kept; NaN where a
+          position count is unknown (variable time or space);
+        - `bytes_dense`, `bytes_compressed`: of the kernel, and of its kept values plus one bit
+          per edge that tells where they are;
+        - `note`: why a layer has no mask.
+
+        `frame.attrs["skipped"]` is a dict from the layers that cannot be masked to the reasons,
+        `frame.attrs["total"]` a dict of the sums, with the sparsity of the whole.
+
+    Raises:
+        ValueError, TypeError: As `maskable_kernels`.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_saliency
+
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16, name="first"), keras.layers.Dense(3)]
+    )
+    sparse = keras_saliency.sparsify(model, {"first": 0.75}, method="magnitude")
+    report = keras_saliency.sparsity_report(sparse)
+    assert report["zeros"].tolist() == [96, 0]
+    assert report.attrs["total"]["kept"] == 80
+    ```
+    """
+    import pandas as pd
+
+    found = maskable_kernels(model, layers, exclude)
+    positions = _positions(model)
+    rows = []
+    for kernel in found:
+        values = ops.convert_to_numpy(kernel.variable)
+        mask, target, note = None, np.nan, ""
+        if isinstance(kernel.owner, MaskedKernels):
+            name = kernel.name.lstrip("_")
+            mask = kernel.owner.masks.get(name)
+            target = kernel.owner.__dict__.get("mask_targets", {}).get(name, np.nan)
+        if mask is None:
+            note = "no mask"
+            kept = int(np.count_nonzero(values))
+        else:
+            kept = int(np.count_nonzero(values[ops.convert_to_numpy(mask)]))
+        size = kernel.size
+        flops = 2.0 * size * positions.get(id(kernel.variable), lambda k: np.nan)(kernel)
+        rows.append(
+            {
+                "layer": kernel.key,
+                "type": type(kernel.layer).__name__,
+                "shape": kernel.shape,
+                "size": size,
+                "zeros": size - kept,
+                "kept": kept,
+                "sparsity": (size - kept) / size if size else 0.0,
+                "target": target,
+                "reached": bool(size - kept >= round(target * size)) if target == target else None,
+                "flops": flops,
+                "flops_sparse": flops * kept / size if size else 0.0,
+                "bytes_dense": values.nbytes,
+                "bytes_compressed": kept * values.itemsize + -(-size // 8),
+                "note": note,
+            }
+        )
+    reasons = {item.path: item.reason for item in found.skipped}
+    if skipped:
+        rows += [
+            {"layer": item.path, "type": type(item.layer).__name__, "note": item.reason}
+            for item in found.skipped
+        ]
+    frame = pd.DataFrame(rows)
+    frame.attrs["skipped"] = reasons
+    if len(found):
+        sums = ["size", "zeros", "kept", "flops", "flops_sparse", "bytes_dense", "bytes_compressed"]
+        total = {name: frame[name].sum().item() for name in sums}
+        frame.attrs["total"] = {**total, "sparsity": total["zeros"] / total["size"]}
+    return frame
+
+
+def sensitivity(
+    model,
+    data,
+    sparsities=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    method="isparse",
+    *,
+    metric=None,
+    samples=None,
+    layers=None,
+    exclude=None,
+    batch_size=32,
+    **options,
+):
+    """How much worse a model gets when one layer alone is sparse, layer by layer.
+
+    Args:
+        model: A built model; not touched.
+        data: `(x, y)` or what else `model.evaluate` takes as its data.
+        sparsities: The shares of edges to try, in [0, 1). 0 is always there, for comparison.
+        method: As in `sparsify`.
+        metric: Function of a model and the data that returns a number or a dict of numbers.
+            Default: `model.evaluate`, for which the model must be compiled.
+        samples: Inputs for the significance of the outputs. Default: up to 256 samples of `data`,
+            where that is a pair of arrays.
+        layers, exclude: Which layers to try; see `maskable_kernels`.
+        batch_size: Of the evaluation.
+        **options: More arguments of `sparsify`: `scores`, `granularity`, `seed`, ...
+
+    Returns:
+        A pandas frame with the columns `layer`, `sparsity`, `size`, and the metrics (`loss`, ...),
+        a row per kernel and sparsity. `keras_saliency.visualization.plot_sensitivity` draws
+        it.
+
+    Raises:
+        ValueError, TypeError: As `sparsify`; or if the model is not compiled and there is no
+            `metric`.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_saliency
+
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)]
+    )
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(64, 8))
+    frame = keras_saliency.sensitivity(model, (x, x[:, :3]), sparsities=(0.5, 0.9))
+    assert frame["sparsity"].tolist() == [0.0, 0.5, 0.9] * 2  # for each of the layers
+    print(frame[["layer", "sparsity", "loss"]])
+    ```
+    """
+    import pandas as pd
+
+    from keras_saliency.sparsity.masking.masks import MaskMaker, check_sparsity
+    from keras_saliency.sparsity.masking.sparsify import copy_model, mask_model
+
+    sparsities = sorted({0.0, *(check_sparsity(s, "sparsities") for s in sparsities)})
+    if metric is None and not getattr(model, "compiled", False):
+        raise ValueError(
+            f"`sensitivity` evaluates the model '{model.name}', which is not compiled: compile it, "
+            "or pass `metric`."
+        )
+    pair = isinstance(data, tuple) and len(data) in (2, 3)
+    if samples is None and pair and method == "isparse":
+        samples = keras.tree.map_structure(lambda x: x[:256], data[0])
+    makers = [
+        (
+            s,
+            MaskMaker(
+                model,
+                s,
+                samples,
+                method,
+                layers=layers,
+                exclude=exclude,
+                batch_size=batch_size,
+                **options,
+            ),
+        )
+        for s in sparsities
+        if s > 0
+    ]
+    trial = copy_model(model)
+    if metric is None:
+        trial.compile(loss=model.loss, metrics=_fresh_metrics(model), jit_compile=model.jit_compile)
+
+    def measure():
+        if metric is not None:
+            result = metric(trial, data)
+            return dict(result) if isinstance(result, dict) else {"metric": float(result)}
+        if pair:
+            return trial.evaluate(*data, batch_size=batch_size, verbose=0, return_dict=True)
+        return trial.evaluate(data, verbose=0, return_dict=True)
+
+    wanted = [kernel.key for kernel in maskable_kernels(model, layers, exclude)]
+    kernels = {k.key: k for k in maskable_kernels(trial) if k.key in wanted}
+    mask_model(trial, list(kernels.values()))
+    dense = measure()
+    rows = [{"layer": key, "sparsity": 0.0, "size": k.size, **dense} for key, k in kernels.items()]
+    for s, maker in makers:
+        for key, mask in maker.masks().items():
+            kernel = kernels[key]
+            name = kernel.name.lstrip("_")
+            kernel.owner.set_mask(mask, name)
+            rows.append({"layer": key, "sparsity": s, "size": kernel.size, **measure()})
+            kernel.owner.set_mask(np.ones(kernel.shape, bool), name)
+    frame = pd.DataFrame(rows)
+    order = {key: i for i, key in enumerate(kernels)}
+    return frame.sort_values(
+        ["layer", "sparsity"], key=lambda column: column.map(lambda v: order.get(v, v))
+    ).reset_index(drop=True)
+
+
+def _fresh_metrics(model):
+    """The compiled metrics, made again, so that the given model's state is not used."""
+    config = model.get_compile_config() or {}
+    return keras.saving.deserialize_keras_object(config.get("metrics"))
+
+
+def _positions(model):
+    """Dict from id of a kernel variable to a function: at how many positions it is applied."""
+    try:
+        graph = flatten_model(model, None, has_rule, ADVICE)
+    except (ValueError, TypeError):
+        return {}
+    uses = {}
+    for call in graph.calls:
+        if isinstance(call.layer, keras.layers.Layer):
+            for variable in call.layer.weights:
+                uses.setdefault(id(variable), []).append(call)
+    return {
+        key: lambda kernel, calls=calls: sum(_count(call, kernel) for call in calls)
+        for key, calls in uses.items()
+    }
+
+
+def _count(call, kernel):
+    layer = call.layer
+    if kernel.name.lstrip("_") == "embeddings":
+        return 0
+    if isinstance(layer, keras.layers.RNN):
+        steps = call.inputs[0].shape[1]
+        return np.nan if steps is None else steps * _space(layer, call)
+    transposed = type(layer).__name__.endswith("Transpose")
+    shape = (call.inputs if transposed else call.outputs)[0].shape[1:]
+    if None in shape:
+        return np.nan
+    if transposed or "SeparableConv" in type(layer).__name__:
+        channels = shape[0] if layer.data_format == "channels_first" else shape[-1]
+    else:
+        channels = np.prod([kernel.shape[axis] for axis in kernel.output_axes])
+    return float(np.prod(shape) / channels)
+
+
+def _space(layer, call):
+    """Positions in space of one step of a convolutional recurrent layer."""
+    shape = call.outputs[0].shape[2 if layer.return_sequences else 1 :]
+    if len(shape) < 2:
+        return 1
+    return np.nan if None in shape else float(np.prod(shape) / layer.cell.filters)

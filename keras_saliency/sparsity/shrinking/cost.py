@@ -1,0 +1,91 @@
+"""What a model costs: its parameters, and the multiplications and additions of one sample."""
+
+import numpy as np
+
+from keras_saliency.sparsity.shrinking.channels import find_weight
+from keras_saliency.sparsity.shrinking.groups import ChannelGroups, functional_of
+
+
+def count_parameters(model):
+    """Count all weights of a model, masks and the statistics of norms included.
+
+    Example:
+
+    ```python
+    import keras
+    from keras_saliency.sparsity import count_parameters
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    assert count_parameters(model) == 8
+    ```
+    """
+    return int(sum(np.prod(v.shape, dtype="int64") for v in model.weights))
+
+
+def count_operations(model, input_shapes=None):
+    """Floating-point operations of one sample: two for every multiplication by a weight.
+
+    Counted are dense, convolutional and recurrent kernels and attention, which is where the time
+    goes; additions of biases, norms, activations and pooling are not.
+
+    Args:
+        model: A built Functional or Sequential model.
+        input_shapes: Shapes of the inputs, batch axis included, for a model that leaves axes
+            open.
+
+    Returns:
+        An int, or `None` where a size is not known.
+
+    Raises:
+        ValueError: If the graph of the model cannot be seen.
+
+    Example:
+
+    ```python
+    import keras
+    from keras_saliency.sparsity import count_operations
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    assert count_operations(model) == 12
+    ```
+    """
+    if input_shapes is None:
+        input_shapes = [x.shape for x in functional_of(model).inputs]
+    groups = ChannelGroups(model, input_shapes=input_shapes)
+    return operations(groups, np.ones(groups.count, bool), groups.every_call)
+
+
+def operations(groups, live, calls):
+    """Operations of the living channels in `calls` of `groups`; `None` where not known."""
+    total = 0
+    for call in calls:
+        for weight, positions in call.work:
+            if positions is None:
+                return None
+            if weight is None:
+                total += 2 * positions
+            elif isinstance(weight, str):
+                total += 2 * positions * _size(groups, live, call, weight)
+            else:
+                total += 2 * positions * int(live[groups.labels[weight]].sum())
+    return int(total)
+
+
+def parameters(groups, live):
+    """Parameters of the living channels."""
+    total = 0
+    for call in groups.calls.values():
+        named = {id(find_weight(call.layer, name)[1]): name for name in call.slices}
+        for variable in getattr(call.layer, "weights", ()):
+            name = named.get(id(variable))
+            size = int(np.prod(variable.shape, dtype="int64"))
+            total += size if name is None else _size(groups, live, call, name)
+    return total
+
+
+def _size(groups, live, call, name):
+    _, variable = find_weight(call.layer, name.removeprefix(call.prefix))
+    shape = list(variable.shape)
+    for axis, ids in call.slices.get(name, {}).items():
+        shape[axis] = int(live[groups.labels[ids]].sum())
+    return int(np.prod(shape, dtype="int64"))

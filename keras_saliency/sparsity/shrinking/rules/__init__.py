@@ -1,0 +1,1 @@
+"""Shrink rules: which channels of a layer are tied to which, and its edges."""

@@ -1,0 +1,1 @@
+"""Significance rules: how scores walk backwards through each kind of layer."""

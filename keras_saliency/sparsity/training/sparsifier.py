@@ -1,0 +1,349 @@
+"""Sparsification during training, for any training loop (G 4.5, "train-with")."""
+
+import contextlib
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_saliency.layers.masked.base import MaskedKernels, masked, masked_in_place
+from keras_saliency.sparsity.masking.masks import MaskMaker
+from keras_saliency.sparsity.significance.walk import ConstantOutputs
+from keras_saliency.sparsity.training.schedules import Schedule
+
+
+class Sparsifier:
+    """Keeps a model sparse while it is trained by a loop of your own.
+
+    In a masked model (from `sparsify`, or with masked layers) the masks of the layers are set; a
+    masked weight keeps its stored value and counts as 0. In a plain model the masked weights are
+    set to 0; their last value is remembered for the scores, so that they can come back, at 0,
+    when it is worth it (G 4.5 computes all scores anew).
+
+    Args:
+        model: A built model, plain or masked. It is changed in place.
+        sparsity, data, method, scores, scope, granularity, order, layers, exclude, seed,
+            normalization, batch_size: As in `keras_saliency.sparsify`. With `method="lottery"`
+            all trainable weights go back to where they stood when the `Sparsifier` was made
+            whenever the sparsity rises; the optimizer's state stays.
+        schedule: `"constant"`, `"polynomial"` (cubic), `"cosine"`, or a function of the training
+            batch, counted from 0, whose value replaces `sparsity`.
+        frequency: How often the masks are computed: `"batch"`, a number of batches, or `"epoch"`,
+            for which `step` must be told the epoch.
+        begin, end: First and last time of that, in units of `frequency`. `"polynomial"` and
+            `"cosine"` need `end`.
+        regrow: Whether a masked edge may come back at a later update.
+
+    Attributes:
+        batch: How many batches were counted.
+        masks: Dict from kernel key to the mask in force, a boolean array; empty before `begin`.
+
+    Raises:
+        ValueError, TypeError: As `sparsify` and `Schedule` do, before anything is changed.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_saliency
+
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)]
+    )
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(64, 8))
+    sparsifier = keras_saliency.Sparsifier(model, 0.75, data=x, frequency=4)
+    for batch in np.split(x, 8):
+        sparsifier.step()  # counts the batch, and computes the masks if it is time
+        model.train_on_batch(batch, batch[:, :3])  # or an update of your own
+        sparsifier.apply()  # masked weights are exactly 0 again
+    assert (model.layers[0].get_weights()[0] == 0).sum() >= 96
+    ```
+    """
+
+    def __init__(
+        self,
+        model,
+        sparsity,
+        data=None,
+        method="isparse",
+        *,
+        schedule="constant",
+        frequency="batch",
+        begin=0,
+        end=None,
+        regrow=True,
+        scores="inffs",
+        scope="layer",
+        granularity="edge",
+        order="forward",
+        layers=None,
+        exclude=None,
+        seed=0,
+        normalization="pass",
+        batch_size=32,
+        last=None,
+    ):
+        self.schedule = Schedule(schedule, frequency, begin, end)
+        if self.schedule.needs_end and last is None:
+            raise ValueError(f"`schedule={schedule!r}` needs `end`, the time of the full sparsity.")
+        self.maker = MaskMaker(
+            model,
+            sparsity,
+            data,
+            method,
+            scores=scores,
+            scope=scope,
+            granularity=granularity,
+            order=order,
+            layers=layers,
+            exclude=exclude,
+            seed=seed,
+            regrow=regrow,
+            stored=True,
+            normalization=normalization,
+            batch_size=batch_size,
+        )
+        self.model = model
+        self.batch = 0
+        self.last = last
+        self._unit = None
+        self._share = 0.0
+        # Of kernels without a masked layer: the mask variables, and the values under the masks.
+        self._variables = {}
+        self._stored = {}
+        self._initial = None
+        if method == "lottery":
+            self._initial = [ops.convert_to_numpy(v).copy() for v in model.trainable_variables]
+
+    @property
+    def kernels(self):
+        """The `Kernel` objects that are masked."""
+        return self.maker.kernels
+
+    @property
+    def masks(self):
+        return {key: ops.convert_to_numpy(mask) for key, mask in self._mask_variables().items()}
+
+    @property
+    def sparsity(self):
+        """Share of the edges that are masked now, over all kernels with a target."""
+        size = sum(kernel.size for kernel in self.kernels)
+        return (
+            1
+            - sum(
+                int(np.count_nonzero(mask)) if mask is not None else kernel.size
+                for kernel, mask in ((k, self.masks_of(k)) for k in self.kernels)
+            )
+            / size
+        )
+
+    def masks_of(self, kernel):
+        """The mask in force for one kernel, a boolean array, or `None`."""
+        variable = self._mask_variables().get(kernel.key)
+        return None if variable is None else ops.convert_to_numpy(variable)
+
+    def step(self, epoch=None):
+        """Count a batch; before it, compute the masks if the schedule says so.
+
+        Args:
+            epoch: Index of the epoch, for `frequency="epoch"`.
+
+        Returns:
+            Whether the masks were computed.
+        """
+        if self.schedule.by_epoch and epoch is None:
+            raise ValueError("`frequency='epoch'` needs the epoch: call `step(epoch)`.")
+        acted = self.update(self.batch, epoch)
+        self.batch += 1
+        return acted
+
+    def is_due(self, batch, epoch=None):
+        """Whether masks are to be computed before this batch."""
+        unit = self.schedule.unit(batch, epoch)
+        return unit != self._unit and self.schedule.is_due(unit)
+
+    def update(self, batch, epoch=None):
+        """Compute the masks, if that is due before this batch; returns whether it was."""
+        if not self.is_due(batch, epoch):
+            return False
+        first = self._unit is None
+        unit = self._unit = self.schedule.unit(batch, epoch)
+
+        def share(target):
+            return self.schedule.sparsity(unit, batch, target, self.last)
+
+        if self._initial is not None:
+            now = max(share(target) for target in self.maker.targets.values())
+            if now <= self._share:  # the winning ticket is being trained
+                return False
+            self._share = now
+        arguments = {"previous": self.masks, "step": batch, "values": self._values}
+        try:
+            masks = self.maker.masks(share, **arguments)
+        except ConstantOutputs as error:
+            if first:
+                raise
+            warnings.warn(
+                f"{error} The model has collapsed in training; for this update of the masks all "
+                "output neurons count the same.",
+                stacklevel=2,
+            )
+            masks = self.maker.masks(share, scores="identity", **arguments)
+        self._set(masks)
+        return True
+
+    def adopt_zeros(self):
+        """Take the zeros in the plain kernels for masked: of a model that was trained before."""
+        self.make_variables()
+        for variable, mask in self.plain_pairs():
+            mask.assign(ops.convert_to_numpy(variable) != 0)
+
+    def apply(self, trainable_variables=None):
+        """Set the masked weights of a plain model to 0, whatever an optimizer made of them.
+
+        Args:
+            trainable_variables: For stateless loops on JAX: the values of
+                `model.trainable_variables`, which may be traced. Default: the model's own
+                variables are changed.
+
+        Returns:
+            The given values with zeros in place, else `None`.
+        """
+        pairs = self.plain_pairs()
+        if trainable_variables is None:
+            for variable, mask in pairs:
+                variable.assign(masked_in_place(variable, mask))
+            return None
+        masks = {id(variable): mask for variable, mask in pairs}
+        return [
+            masked(value, masks[id(variable)]) if id(variable) in masks else value
+            for variable, value in zip(
+                self.model.trainable_variables, trainable_variables, strict=True
+            )
+        ]
+
+    # ---- state ----------------------------------------------------------------------------
+
+    def _layer_mask(self, kernel):
+        owner = kernel.owner
+        if not isinstance(owner, MaskedKernels):
+            return None
+        return owner.masks.get(kernel.name.lstrip("_"))
+
+    def _mask_variables(self):
+        found = {}
+        for kernel in self.kernels:
+            mask = self._layer_mask(kernel)
+            if mask is None:
+                mask = self._variables.get(kernel.key)
+            if mask is not None:
+                found[kernel.key] = mask
+        return found
+
+    def plain_pairs(self):
+        """The kernels without a masked layer: `(variable, mask variable)`."""
+        return [
+            (kernel.variable, self._variables[kernel.key])
+            for kernel in self.kernels
+            if kernel.key in self._variables
+        ]
+
+    def make_variables(self):
+        """Make the mask variables of plain kernels, all ones, so that a compiled step has them."""
+        for kernel in self.kernels:
+            if self._layer_mask(kernel) is None and kernel.key not in self._variables:
+                self._variables[kernel.key] = keras.Variable(
+                    np.ones(kernel.shape, bool),
+                    dtype="bool",
+                    trainable=False,
+                    name=f"{kernel.key}_mask".replace("/", "_"),
+                )
+
+    def _values(self, kernel):
+        """A plain kernel with the values that its masked edges had when they were masked."""
+        stored = self._stored.get(kernel.key)
+        if stored is None or not self.maker.regrow or self._initial is not None:
+            return None
+        values = np.array(ops.convert_to_numpy(kernel.variable))
+        values[~ops.convert_to_numpy(self._variables[kernel.key])] = stored
+        return values
+
+    def _set(self, masks):
+        """Bring all masks into force. Prepared first, so that nothing fails half-way."""
+        self.make_variables()
+        jobs = []
+        for kernel in self.kernels:
+            mask = masks[kernel.key]
+            variable = self._layer_mask(kernel)
+            if variable is None:
+                variable = self._variables[kernel.key]
+                values = self._values(kernel)
+                if values is None:
+                    values = ops.convert_to_numpy(kernel.variable)
+                if self.maker.regrow and self._initial is None:
+                    self._stored[kernel.key] = values[~mask]
+            else:
+                targets = kernel.owner.__dict__.setdefault("mask_targets", {})
+                targets[kernel.name.lstrip("_")] = self.maker.targets[kernel.key]
+            jobs.append((variable, mask))
+        rewind = []
+        if self._initial is not None:
+            rewind = list(zip(self.model.trainable_variables, self._initial, strict=True))
+        _assign_all([*jobs, *rewind])
+        _assign_all([(variable, None, mask) for variable, mask in self.plain_pairs()])
+
+    def state(self):
+        """What a checkpoint needs besides the model's weights: a dict of arrays."""
+        unit = -1 if self._unit is None else self._unit
+        state = {
+            "batch": np.array(self.batch),
+            "share": np.array(self._share),
+            "unit": np.array(unit),
+        }
+        for i, kernel in enumerate(self.kernels):
+            if kernel.key in self._variables:
+                state[f"mask_{i}"] = ops.convert_to_numpy(self._variables[kernel.key])
+            if kernel.key in self._stored:
+                state[f"stored_{i}"] = self._stored[kernel.key]
+        for i, value in enumerate(self._initial or ()):
+            state[f"initial_{i}"] = value
+        return state
+
+    def set_state(self, state):
+        """Go on from what `state()` gave."""
+        if "batch" not in state:
+            return
+        self.batch = int(np.array(state["batch"]))
+        self._share = float(np.array(state["share"]))
+        unit = int(np.array(state["unit"]))
+        self._unit = None if unit < 0 else unit
+        self.make_variables()
+        for i, kernel in enumerate(self.kernels):
+            if f"mask_{i}" in state and kernel.key in self._variables:
+                self._variables[kernel.key].assign(np.array(state[f"mask_{i}"], dtype=bool))
+            if f"stored_{i}" in state:
+                self._stored[kernel.key] = np.array(state[f"stored_{i}"])
+        if self._initial is not None:
+            self._initial = [np.array(state[f"initial_{i}"]) for i in range(len(self._initial))]
+
+
+def _assign_all(jobs):
+    """Assign everything, even if interrupted in between: masks are never half in force."""
+    jobs = list(jobs)
+    done = 0
+    try:
+        for done, job in enumerate(jobs):  # noqa: B007
+            _assign(*job)
+        done = len(jobs)
+    except BaseException:
+        for job in jobs[done:]:
+            with contextlib.suppress(Exception):
+                _assign(*job)
+        raise
+
+
+def _assign(variable, value, mask=None):
+    variable.assign(value if mask is None else masked_in_place(variable, mask))
