@@ -13,7 +13,13 @@ import numpy as np
 from keras_saliency.racknet.clusters import count_clusters, neighbour_distance
 from keras_saliency.racknet.components import find_components, keypoint_entropy
 from keras_saliency.racknet.readers import Reader, guess_range, read_file, to_grey
-from keras_saliency.racknet.statistics import Component, DatasetStatistics, Octave, Sample
+from keras_saliency.racknet.statistics import (
+    Component,
+    DatasetStatistics,
+    Octave,
+    Sample,
+    check_value_range,
+)
 from keras_saliency.scale_space.keypoints import KeypointDetector, enlarge
 
 _SAMPLES, _SAMPLE_SIDE = 4, 128
@@ -226,17 +232,7 @@ def analyze(
             f"Received: data_format={data_format!r}"
         )
     if value_range is not None:
-        try:
-            low, high = (float(v) for v in value_range)
-            fits = low < high and math.isfinite(low) and math.isfinite(high)
-        except (TypeError, ValueError):
-            fits = False
-        if not fits:
-            raise ValueError(
-                "`value_range` must be a pair (low, high) of numbers, low < high, the pixel "
-                f"values of black and white. Received: value_range={value_range!r}"
-            )
-        value_range = (low, high)
+        value_range = check_value_range(value_range)
     detector = KeypointDetector(engine, contrast_threshold, max_octaves)
     reader = Reader(dataset, max_images, seed, data_format == "channels_first")
 

@@ -2,16 +2,18 @@
 
 import base64
 import dataclasses
-import json
 import math
 import numbers
-import re
+import os
 import zlib
 from pathlib import Path
 
+from keras_saliency.files import replacing
+from keras_saliency.racknet import storage
 from keras_saliency.racknet.allocation import check_clusters
+from keras_saliency.scale_space.keypoints import ENGINES
 
-_FORMAT = 1
+_LARGEST_SIDE = 4096  # pixels of a picture: a file must not unpack into gigabytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,14 @@ class Component:
     members: int = 0
     described: int = 0
     sigma: float | None = None
+
+    def __post_init__(self):
+        for name in ("clusters", "members", "described"):
+            _check_integer(name, getattr(self, name))
+        for name in ("mean", "std", "weight", "sigma"):
+            _check_number(name, getattr(self, name))
+        if (self.mean is None) != (self.std is None):
+            raise _wrong("std", "given where `mean` is, and None where it is not", self.std)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +84,15 @@ class Octave:
     sigma: float | None = None
     histogram: tuple = ()
 
+    def __post_init__(self):
+        for name in ("index", "keypoints", "images"):
+            _check_integer(name, getattr(self, name))
+        _check_number("sigma", self.sigma)
+        _check_tuple("components", self.components, Component)
+        _check_tuple("histogram", self.histogram, numbers.Integral)
+        if self.histogram and (min(self.histogram) < 0 or sum(self.histogram) != self.keypoints):
+            raise _wrong("histogram", f"counts >= 0 of {self.keypoints} keypoints", self.histogram)
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
@@ -100,6 +119,24 @@ class Sample:
     pixels: str
     keypoints: tuple = ()
 
+    def __post_init__(self):
+        for name in ("height", "width"):
+            _check_integer(name, getattr(self, name), 1, _LARGEST_SIDE)
+        if not isinstance(self.pixels, str) or len(self._unpack()) != self.height * self.width:
+            raise _wrong("pixels", f"{self.height} x {self.width} packed grey levels", self.pixels)
+        _check_tuple("keypoints", self.keypoints, tuple)
+        for row in self.keypoints:
+            if len(row) != 4 or not all(map(_is_number, row)):
+                raise _wrong("keypoints", "rows of (x, y, sigma, octave)", row)
+
+    def _unpack(self):
+        try:
+            packed = base64.b64decode(self.pixels, validate=True)
+            # One byte more than there should be tells that there are too many.
+            return zlib.decompressobj().decompress(packed, self.height * self.width + 1)
+        except (ValueError, zlib.error):
+            return b""
+
     @classmethod
     def from_array(cls, image, keypoints):
         """Packs a uint8 array (height, width) and rows of (x, y, sigma, octave)."""
@@ -114,8 +151,7 @@ class Sample:
         """The picture as a uint8 array (height, width)."""
         import numpy as np
 
-        raw = zlib.decompress(base64.b64decode(self.pixels))
-        return np.frombuffer(raw, "uint8").reshape(self.height, self.width)
+        return np.frombuffer(self._unpack(), "uint8").reshape(self.height, self.width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +208,36 @@ class DatasetStatistics:
     samples: tuple = dataclasses.field(default=(), repr=False)
     seconds: dict = dataclasses.field(default_factory=dict, compare=False, hash=False)
 
+    def __post_init__(self):
+        _check_tuple("octaves", self.octaves, Octave)
+        indices = [octave.index for octave in self.octaves]
+        if not indices or indices != sorted(set(indices)):
+            raise _wrong("octaves", "at least one, by rising index", self.octaves)
+        if self.data_format not in ("channels_last", "channels_first"):
+            raise _wrong("data_format", '"channels_last" or "channels_first"', self.data_format)
+        shape = check_input_shape(self.input_shape)
+        if shape[-1 if self.data_format == "channels_last" else 0] is None:
+            raise _wrong("input_shape", "a shape whose number of channels is known", shape)
+        if self.num_classes is not None:
+            _check_integer("num_classes", self.num_classes, 1)
+        for name in ("images", "images_seen", "images_skipped", "seed"):
+            _check_integer(name, getattr(self, name))
+        if self.value_range is not None:
+            check_value_range(self.value_range)
+        if self.engine not in ("", *ENGINES):
+            raise _wrong("engine", f"one of {('', *ENGINES)}", self.engine)
+        if not (_is_number(self.bin_size) and 0 < self.bin_size <= 1):
+            raise _wrong("bin_size", "a number in (0, 1]", self.bin_size)
+        _check_tuple("settings", self.settings, tuple)
+        if not all(len(pair) == 2 and isinstance(pair[0], str) for pair in self.settings):
+            raise _wrong("settings", "pairs (name, value)", self.settings)
+        _check_tuple("warnings", self.warnings, str)
+        _check_tuple("samples", self.samples, Sample)
+        if not isinstance(self.seconds, dict) or not all(
+            isinstance(name, str) and _is_number(value) for name, value in self.seconds.items()
+        ):
+            raise _wrong("seconds", "a dict from names to seconds", self.seconds)
+
     # ---- what the network is made of -------------------------------------------------------
 
     @property
@@ -227,28 +293,22 @@ class DatasetStatistics:
             Octave(index, tuple(Component(n) for n in rack))
             for index, rack in enumerate(check_clusters(clusters, "clusters"))
         )
-        if data_format not in ("channels_last", "channels_first"):
-            raise ValueError(
-                '`data_format` must be "channels_last" or "channels_first". '
-                f"Received: data_format={data_format!r}"
-            )
         return cls(octaves, check_input_shape(input_shape), num_classes, data_format=data_format)
 
     def to_json(self, path=None):
         """Everything as JSON.
 
         Args:
-            path: file to write, or None.
+            path: file to write, or None. An existing one is replaced once the new one is
+                complete.
 
         Returns:
-            The text.
+            The text. It carries a checksum of the values.
         """
-        data = {"format": _FORMAT, **dataclasses.asdict(self)}
-        text = json.dumps(data, indent=1, allow_nan=False)
-        # One histogram per line instead of a line for every number.
-        text = _join_number_lists(text)
+        text = storage.to_text(self)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            with replacing(path) as file:
+                file.write(text.encode("utf-8"))
         return text
 
     @classmethod
@@ -262,33 +322,25 @@ class DatasetStatistics:
             A `DatasetStatistics` that equals the one written.
 
         Raises:
-            ValueError: when it is not the JSON of a `DatasetStatistics`.
+            ValueError: when it is not the JSON of a `DatasetStatistics`, a value is impossible, or
+                the contents do not fit their checksum (a text without one is read, too).
+            TypeError: when `path` is neither a string nor a path.
+            OSError: when there is no such file.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"`path` must be a file or JSON text. Received: {type(path).__name__}")
         is_text = isinstance(path, str) and path.lstrip().startswith("{")
-        text = path if is_text else Path(path).read_text(encoding="utf-8")
         try:
-            data = json.loads(text)
-            if data.pop("format") != _FORMAT:
-                raise ValueError(f"unknown format, this version reads {_FORMAT}")
-            data["octaves"] = tuple(
-                Octave(
-                    **{
-                        **octave,
-                        "components": tuple(Component(**c) for c in octave["components"]),
-                        "histogram": tuple(octave["histogram"]),
-                    }
-                )
-                for octave in data["octaves"]
-            )
-            data["samples"] = tuple(
-                Sample(**{**s, "keypoints": tuple(tuple(k) for k in s["keypoints"])})
-                for s in data["samples"]
-            )
-            for name in ("input_shape", "value_range", "warnings"):
-                data[name] = None if data[name] is None else tuple(data[name])
-            data["settings"] = tuple((name, _tuples(value)) for name, value in data["settings"])
-            return cls(**data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            text = path if is_text else Path(path).read_bytes()
+            return storage.from_text(text, cls, Octave, Component, Sample)
+        except (
+            AttributeError,
+            KeyError,
+            OverflowError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             where = "the given text" if is_text else repr(str(path))
             raise ValueError(
                 f"`path` must be JSON written by DatasetStatistics.to_json. Received {where}: "
@@ -393,16 +445,49 @@ def check_input_shape(shape, name="input_shape"):
     return tuple(None if n is None else int(n) for n in shape)
 
 
+def check_value_range(value):
+    """The pair (low, high) as floats, or an error."""
+    try:
+        low, high = (float(v) for v in value)
+        fits = low < high and math.isfinite(low) and math.isfinite(high)
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            "`value_range` must be a pair (low, high) of numbers, low < high, the pixel values of "
+            f"black and white. Received: value_range={value!r}"
+        )
+    return low, high
+
+
+def _wrong(name, expected, value):
+    text = repr(value)
+    text = text if len(text) <= 200 else text[:200] + "..."
+    return ValueError(f"`{name}` must be {expected}. Received: {name}={text}")
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_integer(name, value, minimum=0, maximum=math.inf):
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not minimum <= value <= maximum:
+        limit = f" and <= {maximum}" if maximum < math.inf else ""
+        raise _wrong(name, f"an integer >= {minimum}{limit}", value)
+
+
+def _check_number(name, value):
+    if value is not None and not (_is_number(value) and value >= 0):
+        raise _wrong(name, "a finite number >= 0, or None", value)
+
+
+def _check_tuple(name, value, kind):
+    if not isinstance(value, tuple) or not all(
+        isinstance(item, kind) and not isinstance(item, bool) for item in value
+    ):
+        raise _wrong(name, f"a tuple of {kind.__name__}", value)
+
+
 def _number(value):
     return "" if value is None else f"{value:.2f}"
-
-
-def _tuples(value):
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
-
-
-def _join_number_lists(text):
-    def join(match):
-        return re.sub(r"\s+", " ", match.group(0)).replace("[ ", "[").replace(" ]", "]")
-
-    return re.sub(r"\[[\d\s,.eE+-]*\]", join, text)

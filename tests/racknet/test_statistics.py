@@ -1,6 +1,10 @@
+import base64
 import dataclasses
 import json
+import tracemalloc
+import zlib
 
+import numpy as np
 import pytest
 
 from keras_saliency import DatasetStatistics
@@ -32,7 +36,7 @@ FULL = DatasetStatistics(
     seed=5,
     settings=(("max_images", None), ("eps", 0.05)),
     warnings=("2 of 11 images were skipped",),
-    samples=(Sample(2, 3, "eJxjYGBgYAAAAAYAAQ==", ((1.0, 2.0, 0.5, 0),)),),
+    samples=(Sample.from_array(np.eye(2, 3, dtype="uint8"), [(1.0, 2.0, 0.5, 0)]),),
     seconds={"features": 1.5, "total": 2.5},
 )
 
@@ -106,3 +110,129 @@ def test_bad_counts_are_named():
         DatasetStatistics.from_counts([[]], (9, 9, 1))
     with pytest.raises(ValueError, match="`data_format` must be"):
         DatasetStatistics.from_counts([[1]], (9, 9, 1), data_format="hwc")
+
+
+# ---- files that are not what was written -------------------------------------------------
+
+
+PLAIN = {k: v for k, v in json.loads(FULL.to_json()).items() if k != "checksum"}
+
+
+def refused(data, match):
+    with pytest.raises(ValueError, match=r"`path` must be JSON written by .*" + match):
+        DatasetStatistics.from_json(data if isinstance(data, str) else json.dumps(data))
+
+
+def test_a_text_without_a_checksum_is_read():
+    assert DatasetStatistics.from_json(json.dumps(PLAIN)) == FULL
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("octaves", []),
+        ("input_shape", [9, 9]),
+        ("input_shape", [9, 9, None]),
+        ("input_shape", "9"),
+        ("num_classes", 0),
+        ("num_classes", 2.5),
+        ("images", [9]),
+        ("images_seen", -1),
+        ("images_skipped", True),
+        ("value_range", [1.0, -1.0]),
+        ("value_range", [1.0, 1.0]),
+        ("value_range", [0.0, 10**400]),
+        ("value_range", []),
+        ("data_format", "hwc"),
+        ("engine", "matlab"),
+        ("seed", -5),
+        ("bin_size", 0),
+        ("bin_size", "x"),
+        ("settings", [["a", 1, 2]]),
+        ("settings", [[1, 2]]),
+        ("warnings", [1]),
+        ("warnings", "note"),
+        ("samples", [{"height": 9, "width": 9, "pixels": "", "keypoints": []}]),
+        ("seconds", {"total": "long"}),
+        ("seconds", []),
+        ("no_such_name", 1),
+    ],
+)
+def test_an_impossible_value_is_refused(name, value):
+    refused({**PLAIN, name: value}, "pixels" if name == "samples" else name)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"index": 7}, "octaves"),
+        ({"index": -1}, "index"),
+        ({"keypoints": 39}, "histogram"),
+        ({"histogram": [50, -10]}, "histogram"),
+        ({"histogram": [40.0]}, "histogram"),
+        ({"sigma": -1.0}, "sigma"),
+        ({"components": [{"clusters": -1}]}, "clusters"),
+        ({"components": [{"clusters": 3, "mean": 1.0}]}, "std"),
+        ({"components": [{"clusters": 3, "weight": "x"}]}, "weight"),
+        ({"components": 3}, ""),
+    ],
+)
+def test_an_impossible_octave_is_refused(change, match):
+    first, *rest = PLAIN["octaves"]
+    refused({**PLAIN, "octaves": [{**first, **change}, *rest]}, match)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_number_is_refused(number):
+    refused(
+        json.dumps(PLAIN).replace('"value_range": [-1.0,', f'"value_range": [{number},'), number
+    )
+
+
+def test_a_picture_is_not_unpacked_beyond_its_size():
+    bomb = base64.b64encode(zlib.compress(bytes(10**8), 9)).decode()
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="2 x 3 packed grey levels"):
+        Sample(2, 3, bomb)
+    with pytest.raises(ValueError, match="`height` must be"):
+        Sample(10**5, 10**5, bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7
+
+
+@pytest.mark.parametrize(
+    "contents", [b"", b"\xff\xfe\x00", b"[" * 100_000, b'{"a":' * 100_000, b"\x00" * 99, b"null"]
+)
+def test_any_bytes_give_one_error(contents, tmp_path):
+    (tmp_path / "s.json").write_bytes(contents)
+    with pytest.raises(ValueError, match=r"`path` must be JSON written by .*s\.json"):
+        DatasetStatistics.from_json(tmp_path / "s.json")
+
+
+def test_a_flipped_bit_never_makes_other_statistics(tmp_path):
+    text = bytearray(FULL.to_json(tmp_path / "s.json").encode())
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, len(text), 400):
+        damaged = bytearray(text)
+        damaged[place] ^= 1 << rng.integers(0, 8)
+        (tmp_path / "s.json").write_bytes(damaged)
+        try:
+            found = DatasetStatistics.from_json(tmp_path / "s.json")
+        except ValueError as error:
+            assert "`path`" in str(error)
+            continue
+        assert found == FULL  # between the values
+        assert found.seconds == FULL.seconds
+
+
+def test_a_checksum_says_what_to_do_after_a_change_by_hand():
+    text = FULL.to_json().replace('"seed": 5', '"seed": 6')
+    refused(text, 'leave out the entry "checksum"')
+
+
+def test_other_paths_are_refused():
+    with pytest.raises(TypeError, match="`path` must be"):
+        DatasetStatistics.from_json(7)
+    with pytest.raises(FileNotFoundError):
+        DatasetStatistics.from_json("no_such_file.json")

@@ -164,6 +164,25 @@ def test_compressed_files(tmp_path):
         save_compressed(model, tmp_path / "model.h5")
     with pytest.raises(ValueError, match="`level`"):
         save_compressed(model, path, level=0)
+    with pytest.raises(TypeError, match="`model`"):
+        save_compressed(None, path)
+
+
+def test_compressed_files_are_no_decompression_bombs(tmp_path):
+    # Keras refuses large entries that were deflated by more than 100.
+    model = keras.Sequential(
+        [keras.Input((1000,)), layers.Dense(1000, kernel_initializer="zeros"), layers.Dense(3)]
+    )
+    kernel, bias = model.layers[0].get_weights()
+    kernel[::29, :3], bias[:] = 7, 3
+    model.layers[0].set_weights([kernel, bias])
+    path = tmp_path / "model.keras"
+    assert save_compressed(model, path) < 0.03 * 4e6
+    for entry in zipfile.ZipFile(path).infolist():
+        assert entry.file_size < 100 * entry.compress_size
+    loaded = keras.saving.load_model(path)
+    for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_rounding_that_keeps_every_channel_is_an_error():

@@ -1,9 +1,19 @@
 """Files in which zeros cost next to nothing."""
 
+import io
 import os
+import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
+
+import keras
+
+from keras_saliency.files import replacing
+
+_BLOCK = 1 << 20
+_LARGEST_RATIO = 80  # Keras refuses what is deflated by more than 100 as a decompression bomb
 
 
 def save_compressed(model, path, level=9):
@@ -16,7 +26,7 @@ def save_compressed(model, path, level=9):
     Args:
         model: A `keras.Model`.
         path: Where to save it; must end in `".keras"`. An existing file is replaced once the new
-            one is complete.
+            one is complete, and stays as it is where that fails.
         level: How hard to compress, 1 (fast) to 9 (small).
 
     Returns:
@@ -24,6 +34,7 @@ def save_compressed(model, path, level=9):
 
     Raises:
         ValueError: If `path` does not end in `".keras"`, or `level` is out of range.
+        TypeError: If `model` is no `keras.Model`.
 
     Example:
 
@@ -40,24 +51,70 @@ def save_compressed(model, path, level=9):
         same = keras.saving.load_model(f"{folder}/model.keras")
     ```
     """
-    path = Path(path)
-    if path.suffix != ".keras":
-        raise ValueError(f"`path` must end in '.keras'. Received: path={str(path)!r}")
-    if level not in range(1, 10):
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
+    if not isinstance(path, str | os.PathLike) or Path(path).suffix != ".keras":
+        raise ValueError(f"`path` must end in '.keras'. Received: path={path!r}")
+    if isinstance(level, bool) or level not in range(1, 10):
         raise ValueError(f"`level` must be an integer from 1 to 9. Received: level={level!r}")
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        stored, deflated = Path(folder, "stored.keras"), Path(folder, "deflated.keras")
-        model.save(stored)
+    folder = Path(os.path.realpath(path)).parent
+    with replacing(path) as file, _Stored(folder) as stored:
+        keras.saving.save_model(model, stored)
         with (
             zipfile.ZipFile(stored) as source,
-            zipfile.ZipFile(deflated, "w", zipfile.ZIP_DEFLATED, compresslevel=level) as target,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=level) as target,
         ):
             for entry in source.infolist():
                 with (
                     source.open(entry) as read,
                     target.open(entry.filename, "w", force_zip64=True) as write,
                 ):
-                    while block := read.read(1 << 20):
-                        write.write(block)
-        os.replace(deflated, path)
-    return path.stat().st_size
+                    write._compressor = _Deflate(level)
+                    shutil.copyfileobj(read, write, _BLOCK)
+    return Path(path).stat().st_size
+
+
+class _Stored(io.BufferedRandom):
+    """A file without a name, which no kill leaves behind, in Keras's eyes one of its own."""
+
+    def __init__(self, folder):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            super().__init__(io.FileIO(os.dup(file.fileno()), "r+"))
+        self.folder = folder
+
+    def __str__(self):
+        return "model.keras"
+
+    @property
+    def name(self):  # Keras writes beside it where memory is short
+        return self.folder / "model.keras"
+
+
+class _Deflate:
+    """Deflates block by block, and never by more than Keras reads.
+
+    A block that is nothing but zeros would shrink a thousandfold. Its beginning is stored as it is;
+    to whoever inflates it, it is the same stream.
+    """
+
+    def __init__(self, level):
+        self.level, self.pending = level, bytearray()
+
+    def compress(self, data):
+        self.pending += data
+        if len(self.pending) < _BLOCK:
+            return b""
+        block, self.pending = bytes(self.pending), bytearray()
+        small = self._pack(block, self.level)
+        if len(small) * _LARGEST_RATIO < len(block):
+            begin = len(block) // _LARGEST_RATIO
+            small = self._pack(block[:begin], 0) + self._pack(block[begin:], self.level)
+        return small
+
+    def flush(self):
+        return self._pack(bytes(self.pending), self.level, zlib.Z_FINISH)
+
+    @staticmethod
+    def _pack(block, level, end=zlib.Z_FULL_FLUSH):
+        deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+        return deflate.compress(block) + deflate.flush(end)
