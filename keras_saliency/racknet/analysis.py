@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_saliency.racknet.clusters import count_clusters, neighbour_distance
 from keras_saliency.racknet.components import find_components, keypoint_entropy
-from keras_saliency.racknet.readers import Reader, guess_range, read_file, to_grey
+from keras_saliency.racknet.readers import Reader, guess_range, range_of_files, read_file, to_grey
 from keras_saliency.racknet.statistics import (
     Component,
     DatasetStatistics,
@@ -24,6 +24,7 @@ from keras_saliency.scale_space.keypoints import KeypointDetector, enlarge
 
 _SAMPLES, _SAMPLE_SIDE = 4, 128
 _MAX_BITS = 8.0
+_NAMED = 5  # skipped images that a note names
 _FEW = 200  # keypoints below which a design rests on little
 _COMPARED = 200  # descriptors per component that suffice to compare numbers of clusters
 _STORED = 16  # descriptors that are kept per octave, in multiples of those of a component
@@ -34,6 +35,7 @@ class Settings(NamedTuple):
 
     detector: KeypointDetector
     value_range: tuple
+    wide_range: tuple  # of files with more than 8 bits
     bin_size: float
     seed: int
     is_folder: bool
@@ -46,6 +48,7 @@ class Found(NamedTuple):
         shapes: list of (height, width, channels), one per image that could be read.
         skipped: list of (number, reason).
         clipped: int, images with pixels far outside the value range.
+        shrunk: int, files too large to be analysed at their full size.
         number, octave, sigma, bin, priority, descriptor: arrays, one entry per keypoint.
         samples: list of `Sample`.
         features, entropy, read: float, seconds.
@@ -54,6 +57,7 @@ class Found(NamedTuple):
     shapes: list
     skipped: list
     clipped: int
+    shrunk: int
     number: np.ndarray
     octave: np.ndarray
     sigma: np.ndarray
@@ -86,22 +90,27 @@ def analyze_chunk(chunk, settings, samples):
     """Keypoints and their entropies of the images of one chunk; runs in the workers."""
     shapes, skipped, kept, rows = [], [], [], []
     features = entropy = read = 0.0
-    clipped, (low, high) = 0, settings.value_range
+    clipped = shrunk = 0
     for number, image in zip(chunk.numbers, chunk.images, strict=True):
         start = time.perf_counter()
+        size, smaller, (low, high) = None, 1, settings.value_range
         if settings.is_folder:
+            path = image
             try:
-                image = read_file(image)
+                image, size, smaller = read_file(path)
             except Exception as error:  # Pillow raises whatever its decoders raise
-                skipped.append((number, f"{type(error).__name__}: {error}"))
+                skipped.append((number, f"{path}: {type(error).__name__}: {error}"))
                 continue
+            if image.dtype != np.uint8:
+                low, high = settings.wide_range
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             skipped.append((number, "it holds NaN or infinity"))
             continue
-        shapes.append(image.shape)
+        shapes.append((*(size or image.shape[:2]), image.shape[2]))
+        shrunk += smaller > 1
         if image.dtype != np.uint8 or (low, high) != (0, 255):
             clipped += bool(max(low - image.min(), image.max() - high) > 0.1 * (high - low))
-        grey, factor = enlarge(to_grey(image, settings.value_range))
+        grey, factor = enlarge(to_grey(image, (low, high)))
         begin = time.perf_counter()
         found = settings.detector(grey)
         end = time.perf_counter()
@@ -112,8 +121,8 @@ def analyze_chunk(chunk, settings, samples):
         rows.append(
             (
                 np.full(count, number),
-                found.octave,
-                found.sigma / factor,
+                found.octave + (smaller.bit_length() - 1),
+                found.sigma * (smaller / factor),
                 np.minimum(bits, _MAX_BITS) // settings.bin_size,
                 _priorities(settings.seed, number, count),
                 found.descriptor,
@@ -129,7 +138,7 @@ def analyze_chunk(chunk, settings, samples):
                 )
             )
     columns = [np.concatenate(column) for column in zip(*rows, strict=True)] if rows else [None] * 6
-    return Found(shapes, skipped, clipped, *columns, kept, features, entropy, read)
+    return Found(shapes, skipped, clipped, shrunk, *columns, kept, features, entropy, read)
 
 
 class _OctaveCounts:
@@ -240,16 +249,22 @@ def analyze(
     seconds = collections.Counter(read=0.0, features=0.0, entropy=0.0)
     chunks = _timed(reader.chunks(), seconds)
     first = next(chunks)
-    if reader.is_folder:
-        value_range = value_range or (0.0, 255.0)
+    wide_range, all_wide = value_range, False
+    if reader.is_folder and value_range is None:
+        value_range, wide_range, all_wide, note = range_of_files(reader.paths)
+        notes += [note] if note else []
     elif value_range is None:
         value_range, note = guess_range(first.images)
         notes += [note] if note else []
-    settings = Settings(detector, value_range, float(bin_size), int(seed), reader.is_folder)
+    settings = Settings(
+        detector, value_range, wide_range, float(bin_size), int(seed), reader.is_folder
+    )
+    if all_wide:
+        value_range = wide_range
     octaves = {}
     bins = math.ceil(_MAX_BITS / bin_size) + 1
     shapes, skipped, samples = set(), [], []
-    images = clipped = 0
+    images = clipped = shrunk = 0
     with _progress(verbose, reader.total) as bar:
         results = _run(_chain(first, chunks), settings, n_jobs, detector.engine)
         for found in results:
@@ -257,6 +272,7 @@ def analyze(
             images += len(found.shapes)
             skipped += found.skipped
             clipped += found.clipped
+            shrunk += found.shrunk
             samples += found.samples[: _SAMPLES - len(samples)]
             for name in ("read", "features", "entropy"):
                 seconds[name] += getattr(found, name)
@@ -267,9 +283,15 @@ def analyze(
                     octaves[index].add(found, found.octave == index)
             bar.update(len(found.shapes) + len(found.skipped))
     if skipped:
+        first = "; ".join(f"number {number}: {reason}" for number, reason in skipped[:_NAMED])
         notes.append(
-            f"{len(skipped)} of {images + len(skipped)} images were skipped, the first (number "
-            f"{skipped[0][0]}) because: {skipped[0][1]}"
+            f"{len(skipped)} of {images + len(skipped)} images were skipped, {first}"
+            + ("; ..." if len(skipped) > _NAMED else "")
+        )
+    if shrunk:
+        notes.append(
+            f"{shrunk} files of more than 8 million pixels were shrunk for the analysis, which "
+            "leaves out their finest octaves"
         )
     if clipped:
         notes.append(

@@ -65,7 +65,9 @@ class RACKNet:
                 `(images, labels)`, a list of images of different sizes, a `tf.data.Dataset`, a
                 `keras.utils.PyDataset`, a torch `DataLoader`, any iterable of batches or
                 images, with labels or without, or the path of a folder of image files, one
-                subfolder per class where there are classes.
+                subfolder per class where there are classes, as
+                `keras.utils.image_dataset_from_directory` counts them. Hidden files and folders
+                are left out, files above 8 million pixels are shrunk.
             max_images: int, the size of a random sample; None for all images. A stream is read
                 to its end either way.
             seed: int >= 0, of the samples of images and descriptors.
@@ -76,7 +78,8 @@ class RACKNet:
             data_format: `"channels_last"`, `"channels_first"`, or None for Keras's setting.
             value_range: (low, high), the pixel values of black and white. None: 0 to 255 for
                 uint8, otherwise the usual range that the first images lie in ([0, 1], [-1, 1],
-                [0, 255]), or else, with a warning, their own.
+                [0, 255]), or else, with a warning, their own. Files of more than 8 bits (PNG,
+                TIFF) are read so, too.
             max_octaves: int, or None for all that the images allow.
             contrast_threshold: float, least contrast of a keypoint (Lowe: 0.04).
             min_share: float in [0, 1], the part of all keypoints that an octave must have to

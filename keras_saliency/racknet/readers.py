@@ -1,5 +1,6 @@
 """One way to read images from everything that users keep them in."""
 
+import contextlib
 import itertools
 import os
 from pathlib import Path
@@ -7,6 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+_LARGE = 1 << 23  # pixels: a file above that is shrunk, since SIFT takes 235 bytes for each
+_TOO_LARGE = 1 << 26  # pixels to decode, where they cannot be shrunk on the way
+_PEEKED = 64  # files whose pixels say the range of all
+# What Pillow may take a file for, by its contents: of its other formats some start programs.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _CHUNK_PIXELS = 1 << 17
 _CHUNK_IMAGES = 64
@@ -122,6 +128,7 @@ class Reader:
         labels: a `Labels`, complete when the chunks have been read.
         seen: int, images of the data set, as far as they were counted.
         total: int or None, images that the chunks will hold, where this is known before.
+        is_folder: bool, whether the images are files; then `paths` lists them.
     """
 
     def __init__(self, dataset, max_images, seed, channels_first):
@@ -168,17 +175,21 @@ class Reader:
     def _folder(self, path):
         if not path.is_dir():
             raise ValueError(f"{_EXPECTED}. Received: {str(path)!r}, which is not a folder")
-        paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+        # One folder per class, as keras.utils.image_dataset_from_directory has it: an empty one is
+        # a class, a hidden one (.ipynb_checkpoints) is none.
+        classes = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        own = [p for p in path.iterdir() if _is_image_file(p)]
+        paths = sorted(own + [p for folder in classes for p in _image_files(folder)])
         if not paths:
             raise ValueError(
                 f"{_EXPECTED}. Received: {str(path)!r}, which holds no image file "
                 f"({', '.join(sorted(_SUFFIXES))})"
             )
-        # One folder per class, as keras.utils.image_dataset_from_directory has it.
-        classes = {p.relative_to(path).parts[0] for p in paths if p.parent != path}
-        if len(classes) > 1 and all(p.parent != path for p in paths):
+        if len(classes) > 1 and not own:
             self.labels.add(np.arange(len(classes)))
-        return ((i, paths[i]) for i in self._choose(len(paths)))
+        chosen = list(self._choose(len(paths)))
+        self.paths = [paths[i] for i in chosen]
+        return zip(chosen, self.paths, strict=True)
 
     def _arrays(self, x, y):
         if isinstance(x, list | tuple) or getattr(getattr(x, "dtype", None), "kind", "") == "O":
@@ -300,17 +311,93 @@ class Reader:
         return image
 
 
-def read_file(path):
-    """Pixels of an image file, uint8 (height, width, 3). Raises OSError for a broken file."""
+def _is_image_file(path):
+    visible = not path.name.startswith(".")
+    return visible and path.suffix.lower() in _SUFFIXES and path.is_file()
+
+
+def _image_files(folder):
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (p for p in (Path(root, name) for name in names) if _is_image_file(p))
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """The Pillow image of a file, not yet decoded, and whether it has more than 8 bits."""
     from PIL import Image
 
-    with Image.open(path) as file:
-        if file.mode.startswith("I") or file.mode == "F":
-            wide = np.asarray(file, "float64")
-            limit = 65535.0 if wide.max() > 255 else 255.0
-            grey = np.round(np.clip(wide / limit, 0, 1) * 255).astype("uint8")
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        return np.asarray(file.convert("RGB"))
+    with Image.open(path, formats=_FORMATS) as file:
+        # Pillow decodes 16 bits a colour as 8; the raw mode still tells.
+        raw = str(file.tile[0][3]) if file.tile else ""
+        yield file, file.mode == "F" or file.mode.startswith("I") or ";16" in raw
+
+
+def read_file(path):
+    """Pixels of an image file.
+
+    Returns:
+        `pixels, size, factor`: an array (height, width, 3), of uint8, or of a wider type where the
+        file has more than 8 bits; the file's (height, width); and the power of two by which the
+        pixels were shrunk because there are so many.
+
+    Raises:
+        OSError, ValueError, ...: whatever Pillow's decoders raise for a broken file, and
+            ValueError for one that is too large.
+    """
+    with _opened(path) as (file, wide):
+        width, height = file.size
+        factor = 1
+        while width * height > _LARGE * factor**2:
+            factor *= 2
+        if factor > 1 and file.format == "JPEG":
+            file.draft(file.mode, (width // factor, height // factor))
+        if file.width * file.height > _TOO_LARGE:
+            raise ValueError(f"{width} x {height} pixels are too many to decode; shrink the file")
+        left = factor // max(1, round(width / file.width))
+        if wide:
+            pixels = _wide_pixels(path, file)
+            pixels = _block_means(pixels, left) if left > 1 else pixels
+        else:
+            image = file.convert("RGB")
+            pixels = np.asarray(image.reduce(left) if left > 1 else image)
+        return pixels, (height, width), factor
+
+
+def _wide_pixels(path, file):
+    """Pixels (height, width, 3) of more than 8 bits."""
+    if file.mode == "F" or file.mode.startswith("I"):
+        return np.repeat(np.asarray(file)[:, :, None], 3, axis=2)
+    try:
+        import cv2
+    except ImportError:  # the upper 8 of 16 bits
+        return np.asarray(file.convert("RGB")).astype("uint16") * 257
+    pixels = cv2.imdecode(np.fromfile(path, "uint8"), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+    return np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def _block_means(pixels, size):
+    height, width = (n // size for n in pixels.shape[:2])
+    pixels = pixels[: height * size, : width * size]
+    return pixels.reshape(height, size, width, size, -1).mean(axis=(1, 3))
+
+
+def range_of_files(paths):
+    """(low, high) for files of up to 8 bits and for wider ones, and what was assumed.
+
+    Returns:
+        `narrow, wide, all_wide, note`: the two ranges, and whether all the files are wide.
+    """
+    images, count = [], 0
+    for path in paths[:_PEEKED]:
+        with contextlib.suppress(Exception), _opened(path) as (_, wide):
+            count += 1
+            if wide:
+                images.append(read_file(path)[0])
+    if not images:
+        return (0.0, 255.0), (0.0, 65535.0), False, None
+    found, note = guess_range(images)
+    return (0.0, 255.0), found, len(images) == count, note
 
 
 def to_grey(image, value_range):

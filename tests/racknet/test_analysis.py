@@ -238,6 +238,106 @@ def test_broken_files_are_skipped_and_counted(folder):
     assert (found.images, found.images_skipped) == (23, 2)
 
 
+def test_classes_are_counted_as_keras_counts_them(folder):
+    for hidden in (folder / ".ipynb_checkpoints", folder / "class0" / ".ipynb_checkpoints"):
+        hidden.mkdir()
+        Image.fromarray(X[0]).save(hidden / "0-checkpoint.png")
+    Image.fromarray(X[0]).save(folder / "class0" / "._0.png")
+    assert (analyze(folder).images, analyze(folder).num_classes) == (24, 3)
+    (folder / "class1b").mkdir()
+    assert analyze(folder).num_classes == 4
+    (folder / "class2").rename(folder.parent / f"{folder.name}-elsewhere")
+    (folder / "class2").symlink_to(folder.parent / f"{folder.name}-elsewhere")
+    assert (analyze(folder).images, analyze(folder).num_classes) == (24, 4)
+    Image.fromarray(X[0]).save(folder / "cover.png")
+    assert (analyze(folder).images, analyze(folder).num_classes) == (25, None)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change", "value_range"),
+    [
+        ("png", lambda x: x.astype("uint16") * 16, (0.0, 4080.0)),  # 12 bits
+        ("png", lambda x: x.astype("uint16") * 64, (0.0, 16320.0)),  # 14 bits
+        ("png", lambda x: x.astype("uint16") * 257, (0.0, 65535.0)),
+        ("tif", lambda x: x.astype("uint16") * 16, (0.0, 4080.0)),
+        ("tif", lambda x: x.astype("float32") / 255, (0.0, 1.0)),
+        ("tif", lambda x: x.astype("int32") * 1000, (0.0, 255000.0)),
+    ],
+)
+def test_files_of_more_than_8_bits_mean_what_the_arrays_mean(tmp_path, suffix, change, value_range):
+    for i in range(24):
+        Image.fromarray(change(X[i])).save(tmp_path / f"{i:02d}.{suffix}")
+    found = analyze(tmp_path, engine="opencv")
+    assert found.value_range == value_range
+    assert found.octaves == analyze(X[:24], engine="opencv").octaves
+    given = analyze(tmp_path, engine="opencv", value_range=value_range)
+    assert given.octaves == found.octaves
+
+
+def test_colours_of_16_bits(tmp_path):
+    import cv2
+
+    for i in range(24):
+        coloured = np.stack([X[i], X[i + 1], X[i + 2]], -1)
+        cv2.imwrite(str(tmp_path / f"{i:02d}.png"), coloured[:, :, ::-1].astype("uint16") * 16)
+    found = analyze(tmp_path, engine="opencv")
+    arrays = np.stack([X[:24], X[1:25], X[2:26]], -1).astype("uint16") * 16
+    assert found.octaves == analyze(arrays, engine="opencv").octaves
+
+
+def test_files_of_8_bits_among_wider_ones_keep_their_range(tmp_path):
+    for i in range(12):
+        Image.fromarray(X[i]).save(tmp_path / f"{i:02d}.png")
+        Image.fromarray(X[i + 12].astype("uint16") * 257).save(tmp_path / f"{i + 12:02d}.png")
+    found = analyze(tmp_path, engine="opencv")
+    assert found.value_range == (0.0, 255.0)
+    assert found.octaves == analyze(X[:24], engine="opencv").octaves
+
+
+def test_no_file_starts_a_program(folder, tmp_path, monkeypatch):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "gs").write_text(f"#!/bin/sh\ntouch {programs}/ran\nexit 1\n")
+    (programs / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n%%EOF\n"
+    (folder / "class0" / "z.png").write_bytes(text)
+    found, said = notes(folder)
+    assert (found.images, found.images_skipped) == (24, 1)
+    assert "z.png" in said
+    assert not (programs / "ran").exists()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_large_files_are_shrunk_and_keep_their_scales(tmp_path, suffix, monkeypatch):
+    from keras_saliency.racknet import readers
+
+    big = np.kron(X[:6], np.ones((1, 16, 16), "uint8"))
+    for i, image in enumerate(big):
+        wide = image.astype("uint16") * 257 if suffix == "tif" else image
+        Image.fromarray(wide).save(tmp_path / f"{i}.{suffix}")
+    monkeypatch.setattr(readers, "_LARGE", 200 * 200)
+    found, said = notes(tmp_path, engine="opencv")
+    assert "6 files of more than" in said
+    assert found.input_shape == (384, 384, 3)
+    assert found.octaves[0].keypoints == 0  # the finest octave is gone, the others keep their place
+    small = analyze(np.kron(X[:6], np.ones((1, 8, 8), "uint8")), engine="opencv")
+    for a, b in zip(found.octaves[1:], small.octaves, strict=True):
+        np.testing.assert_allclose(a.keypoints, b.keypoints, atol=3, rtol=0.15)
+        if b.keypoints > 9:
+            np.testing.assert_allclose(a.sigma, 2 * b.sigma, rtol=0.1)
+
+
+def test_files_that_are_too_large_to_decode_are_skipped_by_name(folder, monkeypatch):
+    from keras_saliency.racknet import readers
+
+    Image.fromarray(np.zeros((100, 100), "uint8")).save(folder / "class0" / "huge.png")
+    monkeypatch.setattr(readers, "_TOO_LARGE", 5000)
+    found, said = notes(folder)
+    assert (found.images, found.images_skipped) == (24, 1)
+    assert "huge.png: ValueError: 100 x 100 pixels are too many to decode" in said
+
+
 def test_sizes_that_differ():
     images = [np.tile(X[i], (1 + i % 2, 1)) for i in range(30)]
     found = analyze(images)
