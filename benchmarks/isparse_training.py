@@ -138,7 +138,7 @@ def stepper(model, x, y, **kwargs):
 def tasks_of(name, build, x, y):
     """Dict from the name of a step to the step, and one to the step that it is compared with."""
     plain, other = (build(head=keras.Input(x.shape[1:])) for _ in range(2))
-    masked = keras_saliency.sparsify(plain, 0.5, method="magnitude")
+    masked = keras_saliency.sparsify(plain, 0.5, method="magnitude", masked=True)
     tasks = {"plain": stepper(plain, x, y), "masked layers": stepper(masked, x, y)}
     other.compile("adam", "mse")
     tasks["callback on plain"] = with_callback(other, x, y)

@@ -43,7 +43,7 @@ def main():
     for density in DENSITIES[:2] if options.small else DENSITIES:
         row = {"weights left": density, "plain": 1.0, "plain, compressed": dense / base}
         if density < 1:
-            masked = keras_saliency.sparsify(model, 1 - density, method="magnitude")
+            masked = keras_saliency.sparsify(model, 1 - density, method="magnitude", masked=True)
             plain = keras_saliency.strip_masks(masked)
             row["plain"], row["plain, compressed"] = (size / base for size in sizes(plain))
             row["masked"], row["masked, compressed"] = (size / base for size in sizes(masked))

@@ -1,5 +1,6 @@
 """`sparsify`, `strip_masks`, `sparsity_report`, `sensitivity` and the masks behind them."""
 
+import functools
 import os
 import re
 import subprocess
@@ -19,6 +20,9 @@ from keras_saliency.layers.masked.base import MaskedKernels, mask_variables
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking.masks import MaskMaker
 from keras_saliency.sparsity.ranking import drop_lowest
+
+# Most tests here are about the masks, which a plain result carries no more.
+masked_model = functools.partial(keras_saliency.sparsify, masked=True)
 
 
 def mlp(compiled=False):
@@ -115,14 +119,14 @@ def test_lowest_magnitudes_go_and_ties_by_position():
     model = keras.Sequential([keras.Input((3,)), layers.Dense(4, name="dense")])
     kernel = np.array([[1, -1, 3, 1], [0.5, 1, 1, -2], [1, 1, -1, 1]], "float32")
     model.layers[0].set_weights([kernel, np.zeros(4, "float32")])
-    sparse = keras_saliency.sparsify(model, 5 / 12, method="magnitude")
+    sparse = masked_model(model, 5 / 12, method="magnitude")
     expected = np.array([[0, 0, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]], bool)
     np.testing.assert_array_equal(compat.to_numpy(sparse.layers[0].mask), expected)
 
 
 def test_isparse_masks_the_least_significant_edges():
     model, x = mlp(), samples(29, 7)
-    sparse = keras_saliency.sparsify(model, 0.6, data=x)
+    sparse = masked_model(model, 0.6, data=x)
     significance = keras_saliency.edge_significance(model, x)
     for layer in sparse.layers:
         scores = significance[layer.name]
@@ -135,7 +139,7 @@ def test_isparse_masks_the_least_significant_edges():
 def test_the_given_model_is_untouched_and_the_copy_shares_nothing():
     model, x = mlp(compiled=True), samples(29, 7)
     before = model.get_weights()
-    sparse = keras_saliency.sparsify(model, 0.5, data=x)
+    sparse = masked_model(model, 0.5, data=x)
     sparse.fit(x, samples(29, 3), verbose=0)
     assert [type(layer) for layer in model.layers] == [layers.Dense] * 3
     for value, expected in zip(model.get_weights(), before, strict=True):
@@ -147,7 +151,7 @@ def test_the_given_model_is_untouched_and_the_copy_shares_nothing():
 
 def test_masked_weights_keep_their_stored_values():
     model = mlp()
-    sparse = keras_saliency.sparsify(model, 0.5, method="magnitude")
+    sparse = masked_model(model, 0.5, method="magnitude")
     for mine, given_layer in zip(sparse.layers, model.layers, strict=True):
         np.testing.assert_array_equal(
             compat.to_numpy(mine.kernel), compat.to_numpy(given_layer.kernel)
@@ -159,7 +163,7 @@ def test_masked_weights_keep_their_stored_values():
 
 def test_targets_by_layer_and_by_function():
     model = mlp()
-    sparse = keras_saliency.sparsify(model, {"first": 0.5, "last": 0.2}, method="magnitude")
+    sparse = masked_model(model, {"first": 0.5, "last": 0.2}, method="magnitude")
     assert [type(layer).__name__ for layer in sparse.layers] == [
         "MaskedDense",
         "Dense",
@@ -168,9 +172,7 @@ def test_targets_by_layer_and_by_function():
     report = keras_saliency.sparsity_report(sparse).set_index("layer")
     assert report.loc["first", "zeros"] == round(0.5 * 91)
     assert report.loc["second", "zeros"] == 0 and report.loc["last", "zeros"] == round(0.2 * 33)
-    sparse = keras_saliency.sparsify(
-        model, lambda layer: 0.7 if layer.units > 3 else None, method="magnitude"
-    )
+    sparse = masked_model(model, lambda layer: 0.7 if layer.units > 3 else None, method="magnitude")
     assert len(masks_of(sparse)) == 2
 
 
@@ -186,23 +188,22 @@ def test_targets_by_layer_and_by_function():
 )
 def test_layers_are_chosen_by_name_pattern_and_predicate(selector):
     model = mlp()
-    sparse = keras_saliency.sparsify(model, 0.5, method="magnitude", layers=selector)
+    sparse = masked_model(model, 0.5, method="magnitude", layers=selector)
     assert set(masks_of(sparse)) == {"first/kernel", "second/kernel"}
 
 
 def test_layers_are_chosen_by_object_and_excluded():
     model = mlp()
-    chosen = keras_saliency.sparsify(model, 0.5, method="magnitude", layers=model.layers[1])
+    chosen = masked_model(model, 0.5, method="magnitude", layers=model.layers[1])
     assert set(masks_of(chosen)) == {"second/kernel"}
-    rest = keras_saliency.sparsify(model, 0.5, method="magnitude", exclude=["last"])
+    rest = masked_model(model, 0.5, method="magnitude", exclude=["last"])
     assert set(masks_of(rest)) == {"first/kernel", "second/kernel"}
 
 
 def test_seeds_make_random_masks_repeatable():
     model = mlp()
     one, same, other = (
-        masks_of(keras_saliency.sparsify(model, 0.5, method="random", seed=seed))
-        for seed in (1, 1, 2)
+        masks_of(masked_model(model, 0.5, method="random", seed=seed)) for seed in (1, 1, 2)
     )
     for key in one:
         np.testing.assert_array_equal(one[key], same[key])
@@ -211,7 +212,7 @@ def test_seeds_make_random_masks_repeatable():
 
 def test_global_scope_ranks_all_edges_together():
     model = mlp()
-    sparse = keras_saliency.sparsify(model, 0.5, method="magnitude", scope="global")
+    sparse = masked_model(model, 0.5, method="magnitude", scope="global")
     magnitudes = np.concatenate(
         [np.abs(compat.to_numpy(layer.kernel)).reshape(-1) for layer in model.layers]
     )
@@ -225,7 +226,7 @@ def test_global_scope_ranks_all_edges_together():
 def test_global_scope_with_isparse_compares_layers_on_one_scale():
     model, x = mlp(), samples(29, 7)
     # Each layer's neurons have a mean significance of 1, or the last layers would lose everything.
-    sparse = keras_saliency.sparsify(model, 0.5, data=x, scores="identity", scope="global")
+    sparse = masked_model(model, 0.5, data=x, scores="identity", scope="global")
     w1, w2, w3 = (np.abs(compat.to_numpy(v).astype("float64")) for v in model.get_weights()[::2])
     n3 = np.ones(3)
     n2 = w3 @ n3
@@ -241,7 +242,7 @@ def test_channels_go_whole():
     model = keras.Sequential(
         [keras.Input((7, 3)), layers.Conv1D(10, 3, name="conv"), layers.LSTM(4, name="lstm")]
     )
-    sparse = keras_saliency.sparsify(
+    sparse = masked_model(
         model, 0.3, method="magnitude", granularity="channel", layers=["conv", "lstm"]
     )
     masks = masks_of(sparse)
@@ -258,7 +259,7 @@ def test_channels_go_whole():
 
 
 def test_the_report_counts_masked_infinities_as_zeros():
-    sparse = keras_saliency.sparsify(mlp(), 0.5, method="magnitude")
+    sparse = masked_model(mlp(), 0.5, method="magnitude")
     layer = sparse.layers[0]
     kernel, mask = compat.to_numpy(layer.kernel).copy(), compat.to_numpy(layer.mask)
     kernel[~mask] = np.inf
@@ -288,16 +289,16 @@ def residual_outputs():
 def test_channels_of_the_outputs_stay_unless_named(make):
     model, x = make(), samples(9, 7)
     model(x)
-    sparse = keras_saliency.sparsify(model, 0.5, data=x, granularity="channel")
+    sparse = masked_model(model, 0.5, data=x, granularity="channel")
     report = keras_saliency.sparsity_report(sparse).set_index("layer")["zeros"]
     assert report.pop("hidden") == 7 * 3
     assert len(report) and (report == 0).all()
     name = report.index[0]
-    named = keras_saliency.sparsify(model, {name: 0.4}, data=x, granularity="channel")
+    named = masked_model(model, {name: 0.4}, data=x, granularity="channel")
     report = keras_saliency.sparsity_report(named).set_index("layer")
     assert report.loc[name, "sparsity"] == 0.4
     with pytest.raises(ValueError, match="Name the layers"):
-        keras_saliency.sparsify(model, 0.5, data=x, granularity="channel", exclude="hidden")
+        masked_model(model, 0.5, data=x, granularity="channel", exclude="hidden")
 
 
 @pytest.mark.parametrize("pair", [(2, 4), (1, 4), (3, 8)])
@@ -306,9 +307,7 @@ def test_of_m_neighbours_along_the_input_axis_n_stay(pair):
     model = keras.Sequential(
         [keras.Input((5, 5, 8)), layers.Conv2D(3, 2, name="conv"), layers.Dense(5, name="skip")]
     )
-    sparse = keras_saliency.sparsify(
-        model, 1 - n / m, method="magnitude", granularity=pair, exclude="skip"
-    )
+    sparse = masked_model(model, 1 - n / m, method="magnitude", granularity=pair, exclude="skip")
     mask = masks_of(sparse)["conv/kernel"]
     kernel = np.abs(compat.to_numpy(model.layers[0].kernel))
     groups = mask.transpose(0, 1, 3, 2).reshape(-1, m)
@@ -321,7 +320,7 @@ def test_of_m_neighbours_along_the_input_axis_n_stay(pair):
 def test_orders_know_what_is_masked_already():
     model, x = mlp(), samples(29, 7)
     forward, backward, random = (
-        masks_of(keras_saliency.sparsify(model, 0.7, data=x, order=order))
+        masks_of(masked_model(model, 0.7, data=x, order=order))
         for order in ("forward", "backward", "random")
     )
     np.testing.assert_array_equal(forward["last/kernel"], backward["last/kernel"])
@@ -343,8 +342,8 @@ def test_lottery_rewinds_to_the_initial_weights():
     model = mlp(compiled=True)
     initial = model.get_weights()
     model.fit(samples(29, 7), samples(29, 3), epochs=2, verbose=0)
-    ticket = keras_saliency.sparsify(model, 0.5, method="lottery", initial_weights=initial)
-    magnitude = keras_saliency.sparsify(model, 0.5, method="magnitude")
+    ticket = masked_model(model, 0.5, method="lottery", initial_weights=initial)
+    magnitude = masked_model(model, 0.5, method="magnitude")
     for key, mask in masks_of(ticket).items():
         np.testing.assert_array_equal(mask, masks_of(magnitude)[key])
     for layer, value in zip(ticket.layers, initial[::2], strict=True):
@@ -353,8 +352,8 @@ def test_lottery_rewinds_to_the_initial_weights():
 
 def test_a_sparse_model_gets_sparser():
     model = mlp()
-    half = keras_saliency.sparsify(model, 0.5, method="magnitude")
-    more = keras_saliency.sparsify(half, 0.8, method="magnitude")
+    half = masked_model(model, 0.5, method="magnitude")
+    more = masked_model(half, 0.8, method="magnitude")
     for key, mask in masks_of(more).items():
         assert np.count_nonzero(~mask) == round(0.8 * mask.size)
         assert not (mask & ~masks_of(half)[key]).any()
@@ -434,7 +433,7 @@ ZOO = {"functional": functional_zoo, "subclassed": subclassed, "embedding": embe
 def test_every_kernel_of_every_kind_of_model_is_masked_and_saved(name, tmp_path):
     model = ZOO[name]()
     x = samples(2, 7, 3) if name != "embedding" else np.arange(14).reshape(2, 7) % 11
-    sparse = keras_saliency.sparsify(model, 0.5, method="magnitude")
+    sparse = masked_model(model, 0.5, method="magnitude")
     report = keras_saliency.sparsity_report(sparse).set_index("layer")
     expected = {kernel.key: kernel.size for kernel in maskable_kernels(model)}
     assert set(report.index) == set(expected)
@@ -458,14 +457,14 @@ def test_subclassed_models_that_cannot_be_made_again_are_refused():
     model = Forgetful(units=5)
     model(samples(2, 7))
     with pytest.raises(ValueError, match=r"get_config.*|units"):
-        keras_saliency.sparsify(model, 0.5, method="magnitude")
+        masked_model(model, 0.5, method="magnitude")
 
 
 def test_applications_are_sparsified():
     model = keras.applications.MobileNetV3Small(
         weights=None, input_shape=(32, 32, 3), classes=5, alpha=0.35, minimalistic=True
     )
-    sparse = keras_saliency.sparsify(model, 0.5, method="magnitude")
+    sparse = masked_model(model, 0.5, method="magnitude")
     report = keras_saliency.sparsity_report(sparse)
     assert (report["zeros"] == [round(0.5 * size) for size in report["size"]]).all()
     assert report.attrs["skipped"]  # the normalisation layers
@@ -476,7 +475,7 @@ def test_applications_are_sparsified():
 
 def test_stripped_models_load_without_this_library(tmp_path):
     model = mlp(compiled=True)
-    sparse = keras_saliency.sparsify(model, 0.5, method="magnitude")
+    sparse = masked_model(model, 0.5, method="magnitude")
     stripped = keras_saliency.strip_masks(sparse)
     for mine, layer in zip(stripped.layers, sparse.layers, strict=True):
         expected = compat.to_numpy(layer.kernel) * compat.to_numpy(layer.mask)
@@ -523,7 +522,7 @@ def test_report_counts_edges_operations_and_bytes():
             layers.Dense(3, name="dense"),
         ]
     )
-    sparse = keras_saliency.sparsify(model, {"conv": 0.25}, method="magnitude")
+    sparse = masked_model(model, {"conv": 0.25}, method="magnitude")
     frame = keras_saliency.sparsity_report(sparse)
     assert list(frame["layer"]) == ["conv", "dense"]
     conv, dense = (frame.iloc[i] for i in range(2))
@@ -593,7 +592,7 @@ def test_bad_arguments_are_refused_before_anything_happens(arguments, message):
     before = model.get_weights()
     arguments = {"sparsity": 0.5, "data": samples(5, 7), **arguments}
     with pytest.raises((ValueError, TypeError), match=message):
-        keras_saliency.sparsify(model, **arguments)
+        masked_model(model, **arguments)
     for value, expected in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, expected)
 
@@ -601,31 +600,31 @@ def test_bad_arguments_are_refused_before_anything_happens(arguments, message):
 def test_sparsity_must_fit_the_neighbours():
     model = keras.Sequential([keras.Input((8,)), layers.Dense(3)])
     with pytest.raises(ValueError, match=r"sparsity=0\.5"):
-        keras_saliency.sparsify(model, 0.7, method="magnitude", granularity=(2, 4))
+        masked_model(model, 0.7, method="magnitude", granularity=(2, 4))
 
 
 def test_models_without_weights_are_refused():
     with pytest.raises(ValueError, match="not built"):
-        keras_saliency.sparsify(keras.Sequential([layers.Dense(3)]), 0.5)
+        masked_model(keras.Sequential([layers.Dense(3)]), 0.5)
     with pytest.raises(ValueError, match="not built"):
         keras_saliency.strip_masks(keras.Sequential([layers.Dense(3)]))
     with pytest.raises(TypeError, match="model"):
-        keras_saliency.sparsify("model", 0.5)
+        masked_model("model", 0.5)
     flat = keras.Sequential([keras.Input((3, 2)), layers.Flatten()])
     with pytest.raises(ValueError, match="no layer that can be masked"):
-        keras_saliency.sparsify(flat, 0.5)
+        masked_model(flat, 0.5)
 
 
 def test_data_that_tell_nothing_are_refused():
     model = mlp()
     with pytest.raises(ValueError, match="sample"):
-        keras_saliency.sparsify(model, 0.5, data=samples(1, 7))
+        masked_model(model, 0.5, data=samples(1, 7))
     with pytest.raises(ValueError, match="vary"):
-        keras_saliency.sparsify(model, 0.5, data=np.zeros((5, 7), "float32"))
+        masked_model(model, 0.5, data=np.zeros((5, 7), "float32"))
 
 
 def test_nan_weights_are_refused():
     model = mlp()
     model.layers[0].kernel.assign(np.full((7, 13), np.nan))
     with pytest.raises(ValueError, match="NaN"):
-        keras_saliency.sparsify(model, 0.5, method="magnitude")
+        masked_model(model, 0.5, method="magnitude")

@@ -26,7 +26,10 @@ def models():
     model = keras.Sequential(
         [keras.Input((7, 7, 2)), layers.Conv2D(5, 3, name="conv"), layers.Dense(3, name="dense")]
     )
-    return {m: keras_saliency.sparsify(model, 0.5, method=m) for m in ("magnitude", "random")}
+    return {
+        m: keras_saliency.sparsify(model, 0.5, method=m, masked=True)
+        for m in ("magnitude", "random")
+    }
 
 
 def test_mask_matrices_are_inputs_by_outputs_and_show_the_differences():

@@ -122,6 +122,34 @@ class MaskedRegularizer(keras.regularizers.Regularizer):
         return self.regularizer(masked(x, self.mask))
 
 
+class MaskedConstraint(keras.constraints.Constraint):
+    """A kernel's constraint that is met by the kernel as the layer uses it."""
+
+    def __init__(self, constraint, mask):
+        self.constraint = constraint
+        self.mask = mask
+        self.seen = None
+
+    def see(self, mask):
+        """Remember a mask that the forward pass has read.
+
+        A compiled step of JAX hands an optimizer the trainable weights and its own variables: the
+        mask is not among them, but stands in the same step's forward pass.
+        """
+        if keras.backend.backend() != "jax":
+            return
+        import jax
+
+        mask = ops.convert_to_tensor(mask)
+        self.seen = mask if isinstance(mask, jax.core.Tracer) else None
+
+    def __call__(self, w):
+        mask, self.seen = self.seen, None
+        mask = ops.convert_to_tensor(self.mask) if mask is None else mask
+        w = ops.convert_to_tensor(w)
+        return ops.where(mask, self.constraint(masked(w, mask)), w)
+
+
 class MaskedKernels:
     """Mixin that masks the kernels named in `kernels` of the Keras layer that it precedes.
 
@@ -140,7 +168,8 @@ class MaskedKernels:
         cls.plain_class = base
         for name in cls.kernels:
             setattr(cls, name, _kernel_property(name, base))
-        if cls.kernels or issubclass(base, keras.layers.RNN):
+        own = not base.__module__.startswith(("keras.", "keras_saliency."))
+        if cls.kernels or own or issubclass(base, keras.layers.RNN):
             # A layer may name other methods than `call` that compute with its kernels.
             for name in ("call", *getattr(base, "kernel_methods", ())):
                 if getattr(cls, name) is getattr(base, name):
@@ -162,6 +191,8 @@ class MaskedKernels:
             variable = self.kernel_variable(name)
             if variable.regularizer is not None:
                 variable.regularizer = MaskedRegularizer(variable.regularizer, mask)
+            if variable.constraint is not None:
+                variable.constraint = MaskedConstraint(variable.constraint, mask)
 
     def kernel_variable(self, name):
         """The variable behind the kernel attribute `name` (LoRA makes `kernel` a sum)."""
@@ -220,6 +251,9 @@ class MaskedKernels:
             key = (id(self), name)
             # Already there when a recurrent layer has masked its cell once for all time steps.
             if key not in active:
+                constraint = getattr(self.kernel_variable(name), "constraint", None)
+                if isinstance(constraint, MaskedConstraint):
+                    constraint.see(mask)
                 value = masked(getattr(self, name), mask)
                 active[key] = value
                 mine.append(key)

@@ -45,6 +45,8 @@ class MaskedLayer(MaskedKernels):
             layer._mask_sublayers()
 
         layer.build = build_and_mask
+        if layer.built:  # a functional subclass is built by its constructor
+            layer._mask_sublayers()
         return layer
 
     # A layer without a `build` of its own makes its weights when it is first called.
@@ -70,15 +72,35 @@ class MaskedLayer(MaskedKernels):
             elif not isinstance(owner, MaskedKernels):
                 _adopt(owner, kernels)
                 _tell_the_rnn(self, path, kernels)
+        if complete and not self._masks_complete:
+            self._mask_containers()
         self.__dict__["_masks_complete"] = complete
+
+    def _mask_containers(self):
+        """Give what lies between this layer and the masked ones the class that was saved."""
+        inside = {}
+        for path, kernels in self._masked_kernels.items():
+            steps = path.split("/")
+            for i in range(1, len(steps)):
+                inside.setdefault("/".join(steps[:i]), {})["/".join(steps[i:])] = kernels
+        for path, kernels in inside.items():
+            container = sublayer(self, path)
+            if not isinstance(container, MaskedKernels) and not describes_itself(container):
+                become_masked(container, kernels)
 
     @contextlib.contextmanager
     def masking(self):
-        """While open, the kernels are masked; those of a recurrent layer's cell for all steps."""
-        cell = getattr(self, "cell", None) if isinstance(self, keras.layers.RNN) else None
+        """While open, the kernels are masked; those of a recurrent layer's cell for all steps, and
+        those that a user's class may read from the layers in it (tied weights)."""
+        if isinstance(self, keras.layers.RNN):
+            inner = getattr(self.cell, "cells", [self.cell])
+        elif type(self).plain_class.__module__.startswith(("keras.", "keras_saliency.")):
+            inner = []
+        else:
+            inner = [sublayer(self, path) for path in self._masked_kernels if path]
         with contextlib.ExitStack() as stack:
             stack.enter_context(super().masking())
-            for item in getattr(cell, "cells", [cell]):
+            for item in inner:
                 if isinstance(item, MaskedKernels):
                     stack.enter_context(item.masking())
             yield
@@ -238,6 +260,27 @@ def _tell_the_rnn(layer, path, kernels):
     rnn = sublayer(layer, around)
     if rnn is not layer and isinstance(rnn, keras.layers.RNN) and not isinstance(rnn, MaskedLayer):
         become_masked(rnn, {index: kernels})
+
+
+def describes_itself(container):
+    """Whether the container's config holds the configs of the layers in it."""
+    if isinstance(container, MaskedLayer):
+        return False
+    if isinstance(container, keras.Model):
+        return _is_standard(container)
+    return (
+        isinstance(container, (keras.layers.Wrapper, keras.layers.StackedRNNCells))
+        or type(container) is keras.layers.RNN
+    )
+
+
+def _is_standard(model):
+    """Whether the config is a list of layers: Sequential, or `Model(inputs, outputs)`."""
+    if isinstance(model, MaskedLayer):
+        return False
+    if isinstance(model, keras.Sequential):
+        return type(model) is keras.Sequential or "layers" in model.get_config()
+    return hasattr(model, "_nodes_by_depth") and "input_layers" in model.get_config()
 
 
 def become_masked(layer, kernels, complete=True):

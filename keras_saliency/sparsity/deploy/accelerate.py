@@ -49,7 +49,8 @@ def accelerate(model):
         raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
     reason = unavailable()
     if reason is None:
-        from keras_saliency.sparsity.masking.sparsify import copy_model, strip_masks
+        from keras_saliency.graph.copying import copy_model
+        from keras_saliency.sparsity.masking.sparsify import strip_masks
 
         masked = any(hasattr(x, "kernel_masks") for x in model._flatten_layers())
         copy = strip_masks(model) if masked else copy_model(model)

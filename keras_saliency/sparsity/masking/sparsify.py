@@ -1,25 +1,23 @@
-"""From a plain model to a masked one, and back (G 4.4.3)."""
-
-import inspect
-import logging
-import warnings
+"""From a dense model to a sparse one, and from masks to zeros (Garg 2020, section 4.4.3)."""
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_saliency.graph import lora
+from keras_saliency.graph.copying import LEFT_OUT, check_built, copy_model, same_layer
 from keras_saliency.layers.masked.base import MaskedKernels, mask_variables
 from keras_saliency.layers.masked.generic import (
-    MaskedLayer,
     become_masked,
+    describes_itself,
     mask_layer,
     plain_config,
     sublayer_paths,
 )
 from keras_saliency.sparsity.kernels import maskable_kernels
+from keras_saliency.sparsity.masking.assigning import assign_all
+from keras_saliency.sparsity.masking.frame import kernel_frame
 from keras_saliency.sparsity.masking.masks import MaskMaker
-
-_logger = logging.getLogger("keras_saliency")
 
 
 def sparsify(
@@ -34,22 +32,27 @@ def sparsify(
     order="forward",
     layers=None,
     exclude=None,
+    masked=False,
+    inplace=False,
+    return_report=False,
     initial_weights=None,
     seed=0,
     normalization="pass",
     batch_size=32,
 ):
-    """Make a sparse model of a trained one, without retraining (G 4.4, "sparsify-with").
+    """Make a sparse model of a trained one, without retraining (Garg 2020, section 4.4).
 
-    The new model has the topology and the weights of the given one; its layers are the masked
-    twins, whose masks take the edges of least significance out. Per kernel exactly
-    `round(sparsity * size)` edges go, lowest scores first, on a tie the earlier position in the
-    C-ordered flattened kernel (equation 4.5). Biases and normalisation layers stay as they are.
-    The given model is not touched.
+    The new model has the classes, the topology and the weights of the given one, with exact zeros
+    where the edges of least significance were: plain Keras, which saves, loads and exports
+    without this library. Per kernel exactly `round(sparsity * size)` edges go, one less where
+    that is all of them, lowest scores first, on a tie the earlier position in the C-ordered
+    flattened kernel (equation 4.5). Biases and normalisation layers stay as they are. The given
+    model is not touched. `keras_saliency.KeepSparsity()` keeps the zeros while it is trained on.
 
     Works on Sequential, functional and nested models, shared layers, wrappers such as
     `TimeDistributed` and `Bidirectional`, recurrent and attention layers, and on subclassed models
-    that have a config (`get_config`, or constructor arguments that Keras can write into one).
+    that have a config (`get_config`, or constructor arguments that Keras can write into one); with
+    `inplace=True` on every model. A LoRA update is merged into the kernel that is pruned.
 
     Args:
         model: A built `keras.Model`.
@@ -72,6 +75,12 @@ def sparsify(
             masked in the layers before it in that order (G 4.6.6).
         layers, exclude: Which layers: objects, names, glob patterns, compiled regular
             expressions, or predicates, or a list of these; see `maskable_kernels`.
+        masked: Whether the model gets masked layers instead (`MaskedDense`, ...), in which a masked
+            weight keeps its stored value, so that it may come back.
+        inplace: Whether `model` itself is changed and returned, at the very end or not at all.
+            Its compile settings and optimizer stay.
+        return_report: Whether to return `(model, report)`: the frame of `sparsity_report` with
+            the columns `target` and `reason`, why a kernel stayed dense.
         initial_weights: For `"lottery"`: the weights before training, as `model.get_weights()`
             gave them. Without them the weights stay.
         seed: Of `method="random"` and `order="random"`.
@@ -79,12 +88,13 @@ def sparsify(
         batch_size: How many samples of `data` the model sees at once.
 
     Returns:
-        A new model, compiled like the given one (with a fresh optimizer state) where that can be.
+        A new model, compiled like the given one (with a fresh optimizer state); with
+        `inplace=True` the given one; with `return_report=True` a pair of it and a frame.
 
     Raises:
         ValueError: If an argument is out of range, a name is unknown, `m` does not divide an input
             axis, the model is not built, cannot be copied, or holds a layer with weights for
-            which there is no significance rule.
+            which there is no significance rule. The given model is then as it was.
 
     Example:
 
@@ -101,6 +111,11 @@ def sparsify(
     assert keras_saliency.sparsity_report(sparse)["zeros"].tolist() == [64, 24]
     ```
     """
+    if inplace and masked:
+        raise ValueError(
+            "`inplace=True` changes the weights of the model, not its layers, so it cannot be "
+            "combined with `masked=True`. Drop one of them."
+        )
     maker = MaskMaker(
         model,
         sparsity,
@@ -116,23 +131,25 @@ def sparsify(
         normalization=normalization,
         batch_size=batch_size,
     )
-    initial_weights = _check_initial_weights(model, initial_weights, method)
+    rewound = _rewound(model, initial_weights, method)
     masks = maker.masks()
-    sparse = copy_model(model)
-    kernels = [kernel for kernel in maskable_kernels(sparse) if kernel.key in masks]
-    if initial_weights is not None:
-        held = {id(mask) for mask in mask_variables(sparse)}
-        plain = [variable for variable in sparse.weights if id(variable) not in held]
-        for variable, value in zip(plain, initial_weights, strict=True):
-            variable.assign(value)
-    mask_model(sparse, kernels)
-    for kernel in kernels:
-        kernel.owner.set_mask(masks[kernel.key], kernel.name.lstrip("_"))
-        if scope == "layer":
-            targets = kernel.owner.__dict__.setdefault("mask_targets", {})
-            targets[kernel.name.lstrip("_")] = maker.targets[kernel.key]
-    _compile_like(model, sparse)
-    return sparse
+    if masked:
+        sparse = _masked_model(model, maker, masks, rewound)
+    elif inplace:
+        _zero_in_place(model, maker, masks, rewound)
+        sparse = model
+    else:
+        values = rewound | _plain_values(model, merge=True)
+        for kernel in maker.kernels:
+            values[id(kernel.variable)] = _sparse_value(kernel, masks[kernel.key], rewound)
+        sparse = copy_model(model, make=lambda layer: _plain_layer(layer, True), values=values)
+    if not return_report:
+        return sparse
+    report = kernel_frame(sparse)
+    reasons = {skipped.path: skipped.reason for skipped in maker.skipped}
+    report["target"] = [maker.targets.get(key, np.nan) for key in report["layer"]]
+    report["reason"] = [reasons.get(key, "") for key in report["layer"]]
+    return sparse, report
 
 
 def strip_masks(model):
@@ -161,33 +178,127 @@ def strip_masks(model):
     assert (small.get_weights()[0] == 0).sum() == 12
     ```
     """
-    _check_built(model)
-    plain = _copy_structure(model, _plain_layer)
-    masks = {
-        id(variable): mask
-        for layer in model._flatten_layers()
-        if isinstance(layer, MaskedKernels)
-        for variable, mask in layer.kernel_masks()
+    check_built(model)
+    return copy_model(
+        model,
+        make=lambda layer: _plain_layer(layer, isinstance(layer, MaskedKernels)),
+        values=_plain_values(model, merge=False),
+    )
+
+
+def _plain_layer(layer, merge):
+    """A layer of Keras's own class, or the user's, without masks, and without LoRA if asked."""
+    parts = layer._flatten_layers()
+    masked = any(isinstance(part, MaskedKernels) for part in parts)
+    updated = merge and any(getattr(part, "lora_enabled", False) for part in parts)
+    if not masked and not updated:
+        return same_layer(layer)
+    config = plain_config(layer.get_config())
+    if updated:
+        config = _without_lora(config)
+    if isinstance(layer, MaskedKernels):
+        config.pop("masked", None)
+        return layer.plain_class.from_config(config)
+    return type(layer).from_config(config)
+
+
+def _without_lora(config):
+    if isinstance(config, dict):
+        return {
+            key: _without_lora(value)
+            for key, value in config.items()
+            if key not in ("lora_rank", "lora_alpha")
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(_without_lora(item) for item in config)
+    return config
+
+
+def _plain_values(model, merge):
+    """What the weights of masked layers are in a plain model, for `copy_model`.
+
+    With `merge` every LoRA update goes into its kernel, else only those under a mask.
+    """
+    values = {}
+    for layer in model._flatten_layers():
+        masks = layer.kernel_masks() if isinstance(layer, MaskedKernels) else []
+        updated = getattr(layer, "lora_enabled", False) and (merge or masks)
+        if updated:
+            values.update({id(v): LEFT_OUT for v in lora.lora_variables(layer)})
+            variable = lora.kernel_variable(layer)
+            values[id(variable)] = lambda layer=layer: lora.merged_kernel(layer)
+        for variable, mask in masks:
+            values[id(mask)] = LEFT_OUT
+            if keras.backend.is_float_dtype(variable.dtype):  # a quantised zero is one already
+                value = values.get(id(variable), variable)
+                values[id(variable)] = lambda value=value, mask=mask: _masked_array(value, mask)
+    return values
+
+
+def _masked_array(value, mask):
+    array = value() if callable(value) else np.array(ops.convert_to_numpy(value))
+    array[~np.asarray(ops.convert_to_numpy(mask))] = 0
+    return array
+
+
+def _current_mask(kernel):
+    """The mask that a kernel has already, or `None`."""
+    if not isinstance(kernel.owner, MaskedKernels):
+        return None
+    return kernel.owner.masks.get(kernel.name.lstrip("_"))
+
+
+def _sparse_value(kernel, mask, rewound):
+    """A function that returns the kernel in use, with zeros where a mask is `False`."""
+
+    def value():
+        given = rewound.get(id(kernel.variable))
+        if given is not None:
+            array = np.array(given)
+        elif getattr(kernel.owner, "lora_enabled", False):
+            array = lora.merged_kernel(kernel.owner)
+        else:
+            array = np.array(ops.convert_to_numpy(kernel.variable))
+        array[~mask] = 0
+        current = _current_mask(kernel)
+        return array if current is None else _masked_array(lambda: array, current)
+
+    return value
+
+
+def _zero_in_place(model, maker, masks, rewound):
+    """Bring the zeros into the model itself: everything is computed before anything changes."""
+    new = {
+        id(kernel.variable): _sparse_value(kernel, masks[kernel.key], rewound)()
+        for kernel in maker.kernels
     }
-    held = {id(mask) for mask in masks.values()}
-    values = (
-        (variable, masks.get(id(variable)))
-        for variable in model.weights
-        if id(variable) not in held
-    )
-    _assign_all(
-        plain, [(v, None if m is None else ops.convert_to_numpy(m)) for v, m in values], model
-    )
-    _compile_like(model, plain)
-    return plain
+    kernels = {id(kernel.variable) for kernel in maker.kernels}
+    jobs = [(kernel.variable, new[id(kernel.variable)]) for kernel in maker.kernels]
+    jobs += [(v, rewound[id(v)]) for v in model.weights if id(v) in set(rewound) - kernels]
+    jobs += [
+        (_current_mask(kernel), masks[kernel.key])
+        for kernel in maker.kernels
+        if _current_mask(kernel) is not None
+    ]
+    merges = [
+        (layer, new.get(id(lora.kernel_variable(layer)))) for layer in lora.lora_layers(model)
+    ]
+    assign_all(jobs)
+    for layer, kernel in merges:
+        lora.merge(layer, kernel)
 
 
-def copy_model(model):
-    """A copy of a model with the same weights; it shares nothing with the given one."""
-    _check_built(model)
-    copy = _copy_structure(model, _same_layer)
-    _assign_all(copy, [(variable, None) for variable in model.weights], model)
-    return copy
+def _masked_model(model, maker, masks, rewound):
+    sparse = copy_model(model, values=rewound)
+    kernels = [kernel for kernel in maskable_kernels(sparse) if kernel.key in masks]
+    mask_model(sparse, kernels)
+    for kernel in kernels:
+        name = kernel.name.lstrip("_")
+        kernel.owner.set_mask(masks[kernel.key], name)
+        if maker.scope == "layer":
+            targets = kernel.owner.__dict__.setdefault("mask_targets", {})
+            targets[name] = maker.targets[kernel.key]
+    return sparse
 
 
 def mask_model(model, kernels):
@@ -204,13 +315,15 @@ def mask_model(model, kernels):
         if not isinstance(owner, MaskedKernels) or not owner.kernels:
             mask_layer(owner, [k.name.lstrip("_") for k in kernels if k.owner is owner])
     # From the inside out, whatever would not say in its config that something in it is masked.
-    seen = set()
+    seen = set()  # a container's config is asked for once, since it may be large
     for kernel in kernels:
         around = [model, *kernel.parents, kernel.layer]
         for container in reversed(around):
-            if id(container) in seen or container is kernel.owner or _describes(container):
+            if id(container) in seen or container is kernel.owner:
                 continue
             seen.add(id(container))
+            if describes_itself(container):
+                continue
             become_masked(
                 container,
                 {
@@ -221,137 +334,14 @@ def mask_model(model, kernels):
             )
 
 
-def _describes(container):
-    """Whether the container's config holds the configs of the layers in it."""
-    if isinstance(container, MaskedLayer):
-        return False
-    if isinstance(container, keras.Model):
-        return _is_standard(container)
-    return (
-        isinstance(container, (keras.layers.Wrapper, keras.layers.StackedRNNCells))
-        or type(container) is keras.layers.RNN
-    )
-
-
-def _is_standard(model):
-    """Whether the config is a list of layers: Sequential, or `Model(inputs, outputs)`."""
-    if isinstance(model, MaskedLayer):
-        return False
-    if isinstance(model, keras.Sequential):
-        return type(model) is keras.Sequential or "layers" in model.get_config()
-    return hasattr(model, "_nodes_by_depth") and "input_layers" in model.get_config()
-
-
-def _copy_structure(model, make):
-    """A model of the same structure, its layers made by `make(layer)`, with weights of its own."""
-    if _is_standard(model):
-
-        def clone(layer):
-            if isinstance(layer, keras.Model) and _is_standard(layer):
-                return _copy_structure(layer, make)
-            return make(layer)
-
-        try:
-            return keras.models.clone_model(model, clone_function=clone)
-        except ValueError as error:
-            raise ValueError(f"The model '{model.name}' cannot be copied: {error}") from error
-    try:
-        _check_config(model)
-        copy = make(model)
-        if not copy.built:
-            copy.build_from_config(model.get_build_config() or {})
-    except Exception as error:
-        raise ValueError(
-            f"The model '{model.name}' of the class {type(model).__name__} cannot be copied, so it "
-            "cannot be converted. A subclassed model needs a `get_config` from which "
-            "`from_config` makes it again, and a `build` or one input shape. To sparsify it in "
-            "place, during training, use `keras_saliency.iSparseCallback` or "
-            f"`keras_saliency.Sparsifier`, which need no copy. The cause was: {error}"
-        ) from error
-    return copy
-
-
-def _check_config(model):
-    """Refuse what Keras would make again with default arguments, without a word."""
-    if not getattr(model.get_config, "_is_default", False):
-        return
-    parameters = inspect.signature(type(model).__init__).parameters.values()
-    lost = [
-        p.name
-        for p in list(parameters)[1:]
-        if p.name not in ("name", "dtype", "trainable")
-        and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    ]
-    if lost:
-        raise ValueError(
-            f"it has no `get_config`, and Keras does not record its constructor arguments {lost}."
-        )
-
-
-def _same_layer(layer):
-    if type(layer) is keras.layers.Lambda:
-        return _copy_lambda(layer)
-    return type(layer).from_config(layer.get_config())
-
-
-def _plain_layer(layer):
-    if type(layer) is keras.layers.Lambda:
-        return _copy_lambda(layer)
-    config = plain_config(layer.get_config())
-    if isinstance(layer, MaskedKernels):
-        config.pop("masked", None)
-        return layer.plain_class.from_config(config)
-    return type(layer).from_config(config)
-
-
-def _copy_lambda(layer):
-    """`from_config` refuses functions of unknown origin; this one is already running here."""
-    config = keras.layers.Layer.get_config(layer)
-    return keras.layers.Lambda(
-        layer.function,
-        output_shape=layer._output_shape,
-        mask=layer.mask,
-        arguments=layer.arguments,
-        **config,
-    )
-
-
-def _assign_all(copy, sources, model):
-    """Give `copy` the values of the variables in `sources`, times their masks."""
-    targets = copy.weights
-    if [tuple(v.shape) for v in targets] != [tuple(v.shape) for v, _ in sources]:
-        raise ValueError(
-            f"The model '{model.name}' cannot be copied: made again from its config it has "
-            f"{len(targets)} weights where it has {len(sources)}, or weights of other shapes."
-        )
-    for target, (source, mask) in zip(targets, sources, strict=True):
-        # A copy of its own: JAX gives the memory of a trained model's variables away.
-        value = np.array(ops.convert_to_numpy(source))
-        if mask is not None:
-            value[~mask] = 0
-        target.assign(value)
-    # Layers inside a subclassed model or layer were named anew.
-    for mine, its in zip(copy._flatten_layers(), model._flatten_layers(), strict=True):
-        if mine.name != its.name:
-            mine.name = its.name
-    copy.built = True  # a model without `build` has its weights, but Keras does not say so
-
-
-def _compile_like(model, copy):
-    if not getattr(model, "compiled", False):
-        return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras warns and leaves the model as it is
-            copy.compile_from_config(model.get_compile_config())
-    except Exception as error:
-        _logger.debug("compile_from_config failed: %s", error)
-    if not copy.compiled:
-        _logger.warning(
-            "The new model is not compiled, because the compile settings of '%s' cannot be written "
-            "down and read again. Call compile() on it.",
-            model.name,
-        )
+def _rewound(model, initial_weights, method):
+    """Dict from the `id` of a weight to its initial value."""
+    values = _check_initial_weights(model, initial_weights, method)
+    if values is None:
+        return {}
+    held = {id(mask) for mask in mask_variables(model)}
+    weights = [v for v in model.weights if id(v) not in held]
+    return {id(v): np.array(value) for v, value in zip(weights, values, strict=True)}
 
 
 def _check_initial_weights(model, initial_weights, method):
@@ -372,13 +362,3 @@ def _check_initial_weights(model, initial_weights, method):
             f"`model.get_weights()` gives them: shapes {shapes}. Received: shapes {given}"
         )
     return initial_weights
-
-
-def _check_built(model):
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
-    if not model.built:
-        raise ValueError(
-            f"The model '{model.name}' is not built, so it has no weights yet. Call "
-            "`model.build(input_shape)`, or call it on a batch of data, first."
-        )

@@ -1,12 +1,12 @@
 """Build a functional model anew with fewer channels, weights copied."""
 
 import contextlib
-import inspect
 
 import keras
 import numpy as np
 from keras import tree
 
+from keras_saliency.graph.copying import Zeros, copy_model, copy_saved_state
 from keras_saliency.graph.trace import is_functional
 from keras_saliency.sparsity.shrinking.channels import find_weight, read_weight
 from keras_saliency.sparsity.shrinking.groups import functional_of, sorted_nodes
@@ -43,12 +43,9 @@ class _Builder:
         known = {}
         for x in functional.inputs:
             known[id(x)] = self.input(x, nested=given is not None)
-        new_layers = []
         for node in sorted_nodes(model):
             args, kwargs = node.arguments.fill_in(known)
             layer = self.layer(node.operation, args)
-            if layer not in new_layers:
-                new_layers.append(layer)
             with _without_initializers(layer):
                 outputs = tree.flatten(layer(*args, **kwargs))
             for x, y in zip(node.outputs, outputs, strict=True):
@@ -60,7 +57,8 @@ class _Builder:
         inputs = tree.map_structure(new, functional._inputs_struct)
         outputs = tree.map_structure(new, functional._outputs_struct)
         if isinstance(model, keras.Sequential):
-            result = _sequential(model, tree.flatten(inputs)[0], new_layers)
+            layers = [self.made[id(layer)] for layer in model.layers]  # masks are computed anew
+            result = _sequential(model, tree.flatten(inputs)[0], layers)
         else:
             result = _model_class(model)(inputs, outputs, name=model.name)
         for node in sorted_nodes(model):
@@ -92,7 +90,7 @@ class _Builder:
     def plain(self, layer):
         """A layer of the same class and configuration, except for its numbers of channels."""
         if is_functional(layer):
-            return keras.models.clone_model(layer)
+            return copy_model(layer)
         call = self.groups.calls[id(layer)]
         config = _unbuilt(layer.get_config())
         if call.arguments and "backward_layer" in {path[0] for path in call.arguments}:
@@ -119,6 +117,8 @@ class _Builder:
             for old, variable in zip(layer.variables, new.variables, strict=True):
                 _copy(old, variable)
                 variable.trainable = old.trainable
+            for old, fresh in zip(layer._flatten_layers(), new._flatten_layers(), strict=True):
+                copy_saved_state(old, fresh)
             new._trainable = layer._trainable
             return
         sliced = set()
@@ -188,23 +188,12 @@ def _without_initializers(layer):
         for name, value in list(vars(part).items()):
             if isinstance(value, keras.initializers.Initializer):
                 changed.append((part, name, value))
-                object.__setattr__(part, name, _Zeros())
+                object.__setattr__(part, name, Zeros())
     try:
         yield
     finally:
         for part, name, value in changed:
             object.__setattr__(part, name, value)
-
-
-class _Zeros(keras.initializers.Initializer):
-    """Zeros from NumPy, which no backend has to compile anything for."""
-
-    def __call__(self, shape, dtype=None):
-        zeros = np.zeros(shape, "float32")
-        return keras.ops.convert_to_tensor(zeros, dtype=dtype)
-
-    def get_config(self):
-        return {}
 
 
 def _backward(layer):
@@ -222,14 +211,11 @@ def _unbuilt(config):
 
 
 def _sequential(model, tensor, new_layers):
-    result = keras.Sequential(name=model.name)
     first = tensor._keras_history.operation
-    result.add(
-        keras.layers.InputLayer(batch_shape=first.batch_shape, dtype=first.dtype, name=first.name)
+    entry = keras.layers.InputLayer(
+        batch_shape=first.batch_shape, dtype=first.dtype, name=first.name
     )
-    for layer in new_layers:
-        result.add(layer)
-    return result
+    return keras.Sequential([entry, *new_layers], name=model.name)
 
 
 def _model_class(model):
@@ -253,30 +239,3 @@ def _tail(variable, layer):
 
 def _numpy_dtype(dtype):
     return "float32" if dtype in ("bfloat16", "float16") else dtype
-
-
-def copy_compile(model, new):
-    """Compile `new` the way `model` is compiled, with an optimizer of its own."""
-    if not model.compiled:
-        return
-    given = model._compile_config.config
-    options = {}
-    for key, value in given.items():
-        if key == "optimizer" and isinstance(model.optimizer, keras.optimizers.Optimizer):
-            value = type(model.optimizer).from_config(model.optimizer.get_config())
-        elif key in ("metrics", "weighted_metrics", "loss"):
-            value = _fresh(value)
-        options[key] = value
-    accepted = inspect.signature(new.compile).parameters
-    new.compile(**{k: v for k, v in options.items() if k in accepted})
-
-
-def _fresh(value):
-    """Metrics count, so a second model needs its own; losses and functions are shared."""
-    if isinstance(value, dict):
-        return {k: _fresh(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_fresh(v) for v in value)
-    if isinstance(value, keras.metrics.Metric):
-        return type(value).from_config(value.get_config())
-    return value

@@ -2,10 +2,11 @@
 
 import keras
 
+from keras_saliency.graph.compiling import copy_compile
 from keras_saliency.graph.selection import selected
 from keras_saliency.sparsity.shrinking.cost import count_parameters
 from keras_saliency.sparsity.shrinking.groups import ChannelGroups
-from keras_saliency.sparsity.shrinking.rebuild import copy_compile, rebuild
+from keras_saliency.sparsity.shrinking.rebuild import rebuild
 
 
 def shrink(model, exclude=None, verbose=True):

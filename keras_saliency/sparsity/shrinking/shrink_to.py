@@ -5,10 +5,11 @@ import numbers
 import numpy as np
 from keras import tree
 
+from keras_saliency.graph.compiling import copy_compile
 from keras_saliency.sparsity.shrinking.channels import find_weight, read_weight
 from keras_saliency.sparsity.shrinking.cost import operations, parameters
 from keras_saliency.sparsity.shrinking.groups import ChannelGroups, functional_of
-from keras_saliency.sparsity.shrinking.rebuild import copy_compile, rebuild
+from keras_saliency.sparsity.shrinking.rebuild import rebuild
 from keras_saliency.sparsity.shrinking.shrink import plain, summary
 
 _METHODS = ("isparse", "magnitude", "random")

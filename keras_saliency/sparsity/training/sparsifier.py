@@ -1,6 +1,5 @@
 """Sparsification during training, for any training loop (G 4.5, "train-with")."""
 
-import contextlib
 import warnings
 
 import keras
@@ -8,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_saliency.layers.masked.base import MaskedKernels, masked, masked_in_place
+from keras_saliency.sparsity.masking.assigning import assign_all
 from keras_saliency.sparsity.masking.masks import MaskMaker
 from keras_saliency.sparsity.significance.walk import ConstantOutputs
 from keras_saliency.sparsity.training.schedules import Schedule
@@ -292,8 +292,8 @@ class Sparsifier:
         rewind = []
         if self._initial is not None:
             rewind = list(zip(self.model.trainable_variables, self._initial, strict=True))
-        _assign_all([*jobs, *rewind])
-        _assign_all([(variable, None, mask) for variable, mask in self.plain_pairs()])
+        assign_all([*jobs, *rewind])
+        assign_all([(variable, None, mask) for variable, mask in self.plain_pairs()])
 
     def state(self):
         """What a checkpoint needs besides the model's weights: a dict of arrays."""
@@ -328,22 +328,3 @@ class Sparsifier:
                 self._stored[kernel.key] = np.array(state[f"stored_{i}"])
         if self._initial is not None:
             self._initial = [np.array(state[f"initial_{i}"]) for i in range(len(self._initial))]
-
-
-def _assign_all(jobs):
-    """Assign everything, even if interrupted in between: masks are never half in force."""
-    jobs = list(jobs)
-    done = 0
-    try:
-        for done, job in enumerate(jobs):  # noqa: B007
-            _assign(*job)
-        done = len(jobs)
-    except BaseException:
-        for job in jobs[done:]:
-            with contextlib.suppress(Exception):
-                _assign(*job)
-        raise
-
-
-def _assign(variable, value, mask=None):
-    variable.assign(value if mask is None else masked_in_place(variable, mask))
