@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_saliency.graph.compiling import copy_compile
-from keras_saliency.graph.trace import is_functional
+from keras_saliency.graph.functional import is_functional
 
 # In place of a value: the copy has no such variable.
 LEFT_OUT = object()

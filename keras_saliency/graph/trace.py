@@ -5,6 +5,13 @@ import contextlib
 import keras
 from keras import tree
 
+from keras_saliency.graph.functional import (
+    functional_of,
+    is_functional,
+    nested_inputs,
+    nodes_between,
+)
+
 
 class Tensor:
     """A value that flows between two calls: its shape, batch axis included, and dtype."""
@@ -98,20 +105,6 @@ def flatten_model(model, data=None, is_leaf=lambda layer: False, advice=""):
     return graph
 
 
-def is_functional(layer):
-    """Whether the layer is a model whose graph is there to read."""
-    if not isinstance(layer, keras.Model):
-        return False
-    # A subclass that passes `inputs` and `outputs` on and then writes its own `call` runs that.
-    if _is_sequential(layer):
-        return layer._functional is not None and type(layer).call is keras.Sequential.call
-    return hasattr(layer, "_nodes_by_depth") and type(layer).call.__qualname__ == "Functional.call"
-
-
-def _is_sequential(layer):
-    return isinstance(layer, keras.Sequential)
-
-
 def _to_tensor(x):
     return Tensor(x.shape, x.dtype) if isinstance(x, keras.KerasTensor) else x
 
@@ -122,13 +115,13 @@ def _is_tensor(x):
 
 def _inline(model, inputs, graph):
     """Add the calls of a functional model that is fed with `inputs`; returns its outputs."""
-    functional = model._functional if _is_sequential(model) else model
+    functional = functional_of(model)
     return _add_nodes(functional.inputs, inputs, functional.outputs, graph)
 
 
 def _add_nodes(symbolic_inputs, inputs, symbolic_outputs, graph):
     known = {id(x): tensor for x, tensor in zip(symbolic_inputs, inputs, strict=True)}
-    for node in _sorted_nodes(symbolic_outputs, known):
+    for node in nodes_between(symbolic_inputs, symbolic_outputs):
 
         def resolve(x):
             if not isinstance(x, keras.KerasTensor):
@@ -143,27 +136,6 @@ def _add_nodes(symbolic_inputs, inputs, symbolic_outputs, graph):
     return [known[id(x)] if id(x) in known else Tensor(x.shape, x.dtype) for x in symbolic_outputs]
 
 
-def _sorted_nodes(outputs, known):
-    """The nodes between `known` tensors and `outputs`, each after those it depends on."""
-    order, done = [], set()
-    stack = [(x, False) for x in reversed(outputs)]
-    while stack:
-        item, visited = stack.pop()
-        if visited:
-            order.append(item)
-            continue
-        history = getattr(item, "_keras_history", None)
-        if id(item) in known or history is None or history.operation is None:
-            continue
-        node = history.operation._inbound_nodes[history.node_index]
-        if id(node) in done or not node.arguments.keras_tensors:
-            continue
-        done.add(id(node))
-        stack.append((node, True))
-        stack.extend((x, False) for x in reversed(node.arguments.keras_tensors))
-    return order
-
-
 def _expand(operation, args, kwargs, symbolic_outputs, graph):
     """Add one call, or what it consists of; returns its output tensors."""
     if isinstance(operation, keras.layers.RNN) and not graph.is_leaf(operation.cell):
@@ -172,8 +144,8 @@ def _expand(operation, args, kwargs, symbolic_outputs, graph):
         if isinstance(operation, keras.layers.TimeDistributed):
             return _time_distributed(operation, args, kwargs, symbolic_outputs, graph)
         if is_functional(operation):
-            inputs = _model_inputs(operation, args, kwargs)
-            if inputs is not None:
+            inputs = nested_inputs(operation, args, kwargs)
+            if inputs is not None and all(_is_tensor(x) for x in inputs):
                 return _inline(operation, inputs, graph)
         if _is_composite(operation):
             return _trace(operation, args, kwargs, graph)
@@ -276,22 +248,6 @@ def broadcasts(call):
 def _is_composite(layer):
     """Whether what the layer does is done by layers in it."""
     return any(child.weights for child in sublayers(layer)) or isinstance(layer, keras.Model)
-
-
-def _model_inputs(model, args, kwargs):
-    """The tensors of a call in the order of the model's inputs, or `None` if that is unclear."""
-    first = args[0] if args else kwargs.get("inputs")
-    functional = model._functional if _is_sequential(model) else model
-    if isinstance(first, dict) and not isinstance(functional._inputs_struct, dict):
-        names = [x.name for x in functional.inputs]
-        if not set(names) <= set(first):
-            return None
-        inputs = [first[name] for name in names]
-    else:
-        inputs = tree.flatten(first)
-    if len(inputs) != len(functional.inputs) or not all(_is_tensor(x) for x in inputs):
-        return None
-    return inputs
 
 
 def _symbolic_inputs(model, data):

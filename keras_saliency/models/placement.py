@@ -6,6 +6,7 @@ import dataclasses
 import keras
 
 from keras_saliency.graph.discovery import is_attention_layer
+from keras_saliency.graph.functional import sorted_nodes
 
 # Activations that a model's output ends in when it is a prediction rather than a feature map.
 _PREDICTIONS = {"linear", "softmax", "log_softmax", "sigmoid", "hard_sigmoid", "tanh"}
@@ -42,10 +43,10 @@ class Graph:
     """The calls of a functional model in the order in which they can be computed."""
 
     def __init__(self, model):
-        by_depth = model._nodes_by_depth
         self.model = model
-        self.nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
-        self.calls = [node for node in self.nodes if not node.is_input]
+        self.calls = sorted_nodes(model)
+        inputs = [x._keras_history for x in model.inputs]
+        self.nodes = [h.operation._inbound_nodes[h.node_index] for h in inputs] + self.calls
         self.maker = {id(t): node for node in self.nodes for t in node.outputs}
         self.readers = collections.defaultdict(list)
         for node in self.calls:

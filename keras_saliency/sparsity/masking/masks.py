@@ -6,7 +6,8 @@ import numbers
 import numpy as np
 from keras import ops
 
-from keras_saliency.graph.trace import flatten_model, is_functional
+from keras_saliency.graph.functional import is_functional
+from keras_saliency.graph.trace import flatten_model
 from keras_saliency.sparsity.kernels import Skipped, maskable_kernels
 from keras_saliency.sparsity.ranking import drop_lowest
 from keras_saliency.sparsity.registry import ADVICE, has_rule

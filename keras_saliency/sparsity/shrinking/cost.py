@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from keras_saliency.graph.functional import functional_of
 from keras_saliency.sparsity.shrinking.channels import find_weight
-from keras_saliency.sparsity.shrinking.groups import ChannelGroups, functional_of
+from keras_saliency.sparsity.shrinking.groups import ChannelGroups
 
 
 def count_parameters(model):

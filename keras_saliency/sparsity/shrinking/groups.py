@@ -6,20 +6,14 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_saliency.graph.trace import is_functional
+from keras_saliency.graph.functional import (
+    functional_of,
+    is_functional,
+    nested_inputs,
+    sorted_nodes,
+)
 from keras_saliency.sparsity.shrinking.channels import Channels, KeepLayer, LayerCall, find_rule
 from keras_saliency.sparsity.shrinking.rules import layers as _rules  # noqa: F401  (registers the rules)
-
-
-def functional_of(model):
-    """The functional graph of a Functional or Sequential model."""
-    return model._functional if isinstance(model, keras.Sequential) else model
-
-
-def sorted_nodes(model):
-    """The nodes of a functional graph, each after those it depends on, inputs left out."""
-    nodes = functional_of(model)._nodes_by_depth
-    return [n for d in sorted(nodes, reverse=True) for n in nodes[d] if not n.is_input]
 
 
 class ChannelGroups:
@@ -294,14 +288,8 @@ def _count_uses(model, uses):
 
 def _model_inputs(model, node, tensors, path):
     """The tensors of a call of a nested model in the order of the model's inputs."""
-    functional = functional_of(model)
-    given = node.arguments.args[0] if node.arguments.args else node.arguments.kwargs.get("inputs")
-    if isinstance(given, dict) and not isinstance(functional._inputs_struct, dict):
-        names = [x.name for x in functional.inputs]
-        order = [given[name] for name in names if name in given]
-    else:
-        order = tree.flatten(given)
-    if len(order) != len(functional.inputs) or len(order) != len(tensors):
+    order = nested_inputs(model, node.arguments.args, node.arguments.kwargs)
+    if order is None or len(order) != len(tensors):
         raise ValueError(
             f"The inputs of the nested model '{path}' cannot be told apart. Keep the model as it "
             f"is with `exclude=['{model.name}']`."

@@ -7,9 +7,8 @@ import numpy as np
 from keras import tree
 
 from keras_saliency.graph.copying import Zeros, copy_model, copy_saved_state
-from keras_saliency.graph.trace import is_functional
+from keras_saliency.graph.functional import functional_of, is_functional, sorted_nodes
 from keras_saliency.sparsity.shrinking.channels import find_weight, read_weight
-from keras_saliency.sparsity.shrinking.groups import functional_of, sorted_nodes
 
 
 def rebuild(groups, live):

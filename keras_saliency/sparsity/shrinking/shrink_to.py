@@ -6,9 +6,10 @@ import numpy as np
 from keras import tree
 
 from keras_saliency.graph.compiling import copy_compile
+from keras_saliency.graph.functional import functional_of
 from keras_saliency.sparsity.shrinking.channels import find_weight, read_weight
 from keras_saliency.sparsity.shrinking.cost import operations, parameters
-from keras_saliency.sparsity.shrinking.groups import ChannelGroups, functional_of
+from keras_saliency.sparsity.shrinking.groups import ChannelGroups
 from keras_saliency.sparsity.shrinking.rebuild import rebuild
 from keras_saliency.sparsity.shrinking.shrink import plain, summary
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_saliency.graph.data import read_inputs
 from keras_saliency.graph.trace import compatible, flatten_model, understood
 from keras_saliency.sparsity.kernels import Skipped, maskable_kernels
 from keras_saliency.sparsity.registry import ADVICE, find_rule, has_rule
@@ -42,6 +43,7 @@ def edge_significance(
     alpha=0.5,
     normalization="pass",
     batch_size=32,
+    max_samples=None,
 ):
     """Significance of every edge of a model with respect to its output (G 4.4.2).
 
@@ -56,9 +58,9 @@ def edge_significance(
     Args:
         model: A built `keras.Model`: Sequential, functional, nested or subclassed. A layer that
             holds weights and is not known needs a rule: `register_significance_rule`.
-        data: Inputs of the model (what `model.predict` takes; `(x, y)` pairs and data sets of
-            them are fine, `y` is not used), a sample of at least two. Without data every output
-            neuron counts the same, as with `scores="identity"`, and a log message says so.
+        data: Inputs of the model, a sample of at least two: whatever `fit` takes (`y` is not
+            used; several inputs go in a list or a dict). Without data every output neuron counts
+            the same, as with `scores="identity"`, and a log message says so.
         scores: Significance of the output neurons (table 4.3): `"inffs"`, infinite feature
             selection; `"identity"`, all 1; `"pca"`, their share in the principal components,
             weighted by the variance that each explains; or an array with a value for each output
@@ -69,6 +71,8 @@ def edge_significance(
         normalization: `"pass"`: normalisation layers pass significance on; `"scale"`: they scale
             it by `|gamma| / sqrt(variance)`, what they do to their input at inference.
         batch_size: How many samples the model sees at once.
+        max_samples: How many samples of `data` to take at most. Streams that are endless or can
+            be read only once need it.
 
     Returns:
         A dict: a float64 array of the kernel's shape for each `Kernel.key`, which is the
@@ -108,6 +112,7 @@ def edge_significance(
         alpha=alpha,
         normalization=normalization,
         batch_size=batch_size,
+        max_samples=max_samples,
     )
     found = {kernel.key: edges.array() for kernel, edges in walk}
     return {kernel.key: found[kernel.key] for kernel in walk.kernels if kernel.key in found}
@@ -150,8 +155,8 @@ class SignificanceWalk:
     replaces the mask).
 
     Args:
-        model, data, scores, layers, exclude, alpha, normalization, batch_size: As in
-            `edge_significance`.
+        model, data, scores, layers, exclude, alpha, normalization, batch_size, max_samples: As
+            in `edge_significance`.
         order: `"forward"`, `"backward"` or `"random"`.
         seed: Seed of the random order.
         stored: Whether masked edges are scored by their stored weights.
@@ -174,6 +179,7 @@ class SignificanceWalk:
         alpha=0.5,
         normalization="pass",
         batch_size=32,
+        max_samples=None,
         stored=False,
     ):
         if order not in ORDERS:
@@ -193,7 +199,7 @@ class SignificanceWalk:
         for layer in model._flatten_layers():
             for variable, mask in getattr(layer, "kernel_masks", tuple)():
                 self._masks[id(variable)] = mask
-        data = inputs_of(model, data)
+        data = read_inputs(model, data, max_samples)
         self._graph = flatten_model(model, _first(data), has_rule, ADVICE)
         for call in self._graph.calls:
             _check_rule(call)
@@ -485,60 +491,9 @@ def _pass_through(call):
     return results
 
 
-def inputs_of(model, data):
-    """The inputs in `data`, an array or a nest of arrays; `None` for no data."""
-    if data is None:
-        return None
-    if isinstance(data, (tuple, list)) and len(data) == 0:
-        raise ValueError("`data` is empty.")
-    if isinstance(data, tuple):
-        data = data[0]
-    elif not _is_nest(data):
-        data = _concatenated(model, data)
-    arrays = tree.map_structure(_as_array, data)
-    lengths = {x.shape[0] if x.ndim else None for x in tree.flatten(arrays)}
-    if len(lengths) != 1 or None in lengths:
-        raise ValueError(
-            "All arrays of `data` must have the same number of samples. Received shapes: "
-            f"{[x.shape for x in tree.flatten(arrays)]}"
-        )
-    if lengths == {0}:
-        raise ValueError("`data` holds no sample.")
-    return arrays
-
-
-def _is_nest(data):
-    return isinstance(data, (list, dict, np.ndarray)) or hasattr(data, "shape")
-
-
-def _as_array(x):
-    return x if isinstance(x, np.ndarray) else ops.convert_to_numpy(x)
-
-
-def _concatenated(model, data):
-    """Inputs of a data set: the batches that an iteration over it gives."""
-    if isinstance(data, keras.utils.PyDataset):
-        batches = (data[i] for i in range(data.num_batches))
-    else:
-        try:
-            batches = iter(data)
-        except TypeError:
-            raise TypeError(
-                "`data` must be an array, a list or a dict of arrays, or a data set. "
-                f"Received: {type(data).__name__}"
-            ) from None
-    collected = []
-    for batch in batches:
-        x = batch[0] if isinstance(batch, (tuple, list)) else batch
-        collected.append(tree.map_structure(_as_array, x))
-    if not collected:
-        raise ValueError("`data` holds no sample.")
-    return tree.map_structure(lambda *parts: np.concatenate(parts), *collected)
-
-
 def first_sample(model, data):
     """The inputs of one sample, for their shapes."""
-    return _first(inputs_of(model, data))
+    return _first(read_inputs(model, data))
 
 
 def _first(data):
