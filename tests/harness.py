@@ -123,6 +123,10 @@ class LayerTests:
     layer = None
     config = {}
     cases = ()
+    # Whether the layer can be made in half precision throughout: an initializer of recurrent
+    # layers cannot. And how near float64 comes, where no layer of Keras's inside falls short.
+    half = True
+    wide_tolerance = 1e-9
 
     # ---- making things -------------------------------------------------------------------
 
@@ -286,6 +290,33 @@ class LayerTests:
             result = keras.tree.map_structure(
                 lambda t: keras.ops.cast(t, "float32"), half(pack(arrays))
             )
+            assert_close(result, full(pack(arrays)), tolerance, dtype)
+
+    def test_one_precision_throughout(self, case):
+        """In float64 the result is the reference's; in half precision it is near."""
+        arrays = case.arrays()
+        full = self.make(case)
+        # JAX has float64 only where the whole process was set to it.
+        wide = () if keras.backend.backend() == "jax" else ("float64",)
+        for dtype in (*wide, *(("float16", "bfloat16") if self.half else ())):
+            layer = self.make(case, dtype=dtype)
+            layer.set_weights(full.get_weights())
+            # As tensors: an array of NumPy's would be rounded to Keras's float type first.
+            kinds = [dtype if a.dtype.kind == "f" else str(a.dtype) for a in arrays]
+            pairs = zip(arrays, kinds, strict=True)
+            result = layer(pack([keras.ops.convert_to_tensor(a, kind) for a, kind in pairs]))
+            for tensor in keras.tree.flatten(result):
+                assert keras.backend.standardize_dtype(tensor.dtype) == dtype
+            if dtype == "float64":
+                given = [a.astype(kind) for a, kind in zip(arrays, kinds, strict=True)]
+                expected = case.reference(given, relative_weights(layer), **case.kwargs)
+                expected = expected[0] if case.scores else expected
+                # On PyTorch, Keras itself multiplies matrices of float64 in float32.
+                exact = keras.backend.backend() != "torch"
+                assert_close(result, expected, self.wide_tolerance if exact else 1e-4, dtype)
+                continue
+            tolerance = case.half_tolerance * (2 if dtype == "float16" else 8)
+            result = keras.tree.map_structure(lambda t: keras.ops.cast(t, "float32"), result)
             assert_close(result, full(pack(arrays)), tolerance, dtype)
 
     @_needs("data_format")

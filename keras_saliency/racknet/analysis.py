@@ -1,6 +1,8 @@
 """From a data set to its `DatasetStatistics` (G 3.4.3 to 3.4.6)."""
 
 import collections
+import contextlib
+import itertools
 import math
 import numbers
 import threading
@@ -401,34 +403,67 @@ def _run(chunks, settings, n_jobs, engine):
 
     # OpenCV releases Python's lock, scikit-image hardly ever does. A hint only: what
     # joblib.parallel_config names, a cluster say, goes before it.
-    prefer = "threads" if engine == "opencv" else "processes"
-    parallel = joblib.Parallel(n_jobs=n_jobs, prefer=prefer, return_as="generator")
+    options = {"n_jobs": n_jobs, "prefer": "threads" if engine == "opencv" else "processes"}
     tasks = (
         joblib.delayed(analyze_chunk)(chunk, settings, _SAMPLES if i < _SAMPLES else 0)
         for i, chunk in enumerate(chunks)
     )
+    workers = joblib.effective_n_jobs(n_jobs)
     before = set(threading.enumerate())
-    results = parallel(tasks)
-    threads = None
-    if engine == "opencv" and joblib.effective_n_jobs(n_jobs) > 1:
-        import cv2
+    one_thread = engine == "opencv" and workers > 1
+    with _opencv_on_one_thread() if one_thread else contextlib.nullcontext():
+        try:
+            results = joblib.Parallel(return_as="generator", **options)(tasks)
+        except ValueError as error:
+            if "return_as" not in str(error):
+                raise
+            results = _in_turns(joblib.Parallel(**options), tasks, 4 * max(workers, 1))
+        try:
+            yield from results
+        except BaseException:
+            # Interrupted: no new chunk begins. The ones at work take a moment, and OpenCV aborts
+            # the process if Python ends before them.
+            results.close()
+            deadline = time.monotonic() + 2.0
+            for thread in set(threading.enumerate()) - before:
+                thread.join(max(0.0, deadline - time.monotonic()))
+            raise
 
-        # Each worker keeps to one thread; OpenCV's own would fight over the same cores.
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)
+
+def _in_turns(parallel, tasks, size):
+    """Results from a backend of joblib's that gives back nothing before all is done, as Ray's."""
+    with parallel:
+        while turn := list(itertools.islice(tasks, size)):
+            yield from parallel(turn)
+
+
+class _Threads:
+    """How many analyses keep OpenCV on one thread now, and how many threads it had before."""
+
+    lock, users, count = threading.Lock(), 0, 1
+
+
+@contextlib.contextmanager
+def _opencv_on_one_thread():
+    """Workers keep to one thread each: OpenCV's own would fight over the same cores.
+
+    The setting is the whole process's: the first analysis that begins changes it, the last one
+    that ends gives it back.
+    """
+    import cv2
+
+    with _Threads.lock:
+        if not _Threads.users:
+            _Threads.count = cv2.getNumThreads()
+            cv2.setNumThreads(1)
+        _Threads.users += 1
     try:
-        yield from results
-    except BaseException:
-        # Interrupted: no new chunk begins. The ones at work take a moment, and OpenCV aborts the
-        # process if Python ends before them.
-        results.close()
-        deadline = time.monotonic() + 2.0
-        for thread in set(threading.enumerate()) - before:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        raise
+        yield
     finally:
-        if threads is not None:
-            cv2.setNumThreads(threads)
+        with _Threads.lock:
+            _Threads.users -= 1
+            if not _Threads.users:
+                cv2.setNumThreads(_Threads.count)
 
 
 def _components(counts, mixture, eps, min_samples, max_descriptors):

@@ -6,42 +6,80 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_saliency import validation
 from keras_saliency.scale_space import temporal
 from keras_saliency.scale_space.gaussian import scale_sigmas
 
 COLUMNS = ("batch", "variate", "time", "octave", "scale", "sigma", "amplitude")
 
 
-def _batch(series):
-    """Return `series` as a float tensor (batch, time, variates)."""
-    if not ops.is_tensor(series):
-        series = np.asarray(series)
-        if series.dtype.kind not in "fiub":
-            raise ValueError(f"`series` must hold real numbers. Received: dtype={series.dtype}")
-    if len(series.shape) not in (1, 2, 3):
-        raise ValueError(
-            "`series` must have shape (batch, time, variates), (time, variates) or (time,). "
-            f"Received: shape={tuple(series.shape)}"
-        )
-    dtype = "float64" if keras.config.floatx() == "float64" else "float32"
-    series = ops.cast(ops.convert_to_tensor(series), dtype)
-    if len(series.shape) == 1:
-        series = series[:, None]
-    return series if len(series.shape) == 3 else series[None]
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """Series as they can be analysed in single precision.
+
+    Attributes:
+        series: Float tensor (batch, time, variates), less `level`.
+        mask: Bool tensor (batch, time), or `None`.
+        level: float64 array (batch, 1, variates), the first finite value of each variate: beside a
+            large one, float32 would have no digits left for what happens.
+    """
+
+    series: object
+    mask: object
+    level: np.ndarray
+
+    @classmethod
+    def of(cls, series, mask=None):
+        if getattr(getattr(series, "index", None), "nlevels", 1) > 1:
+            if mask is not None:
+                raise ValueError(
+                    "`mask` must be None where `series` has an index of (instance, time): the "
+                    "index says how long each series is."
+                )
+            series, mask = _instances(series)
+        series = validation.array("series", series, ranks=(1, 2, 3), empty=True)
+        if series.ndim == 1:
+            series = series[:, None]
+        series = series if series.ndim == 3 else series[None]
+        wide = series.astype("float64")
+        finite = np.isfinite(wide)
+        if mask is not None:
+            mask = validation.array("mask", mask, ranks=(1, 2), empty=True).astype(bool)
+            mask = mask[None] if mask.ndim == 1 else mask
+            if mask.shape != series.shape[:2]:
+                raise ValueError(
+                    "`mask` must have the shape (batch, time) of the series, "
+                    f"{series.shape[:2]}. Received: shape={mask.shape}"
+                )
+            finite &= mask[..., None]
+        level = np.zeros((len(wide), 1, wide.shape[2]))
+        if wide.size:
+            first = finite.argmax(axis=1)[:, None]
+            level = np.take_along_axis(wide, first, axis=1)
+            level[~finite.any(axis=1, keepdims=True)] = 0.0
+        dtype = "float64" if keras.config.floatx() == "float64" else "float32"
+        tensor = ops.convert_to_tensor((wide - level).astype(dtype), dtype)
+        return cls(tensor, None if mask is None else ops.convert_to_tensor(mask, "bool"), level)
 
 
-def _mask(mask, series):
-    if mask is None:
-        return None
-    mask = ops.cast(ops.convert_to_tensor(mask), "bool")
-    if len(mask.shape) == 1:
-        mask = mask[None]
-    if tuple(mask.shape) != tuple(series.shape[:2]):
+def _instances(frame):
+    """Series and mask of a pandas object whose index is (instance, time)."""
+    if frame.index.nlevels != 2:
         raise ValueError(
-            "`mask` must have the shape (batch, time) of the series, "
-            f"{tuple(series.shape[:2])}. Received: shape={tuple(mask.shape)}"
+            "`series` must have an index of two levels at most, (instance, time). "
+            f"Received: {frame.index.nlevels} levels"
         )
-    return mask
+    groups = [group.sort_index(level=1) for _, group in frame.groupby(level=0, sort=False)]
+    parts = [validation.array("series", group, ranks=(1, 2)) for group in groups]
+    parts = [part.reshape(len(part), -1) for part in parts]
+    if not parts:
+        return np.zeros((0, 0, frame.shape[-1] if frame.ndim == 2 else 1)), None
+    longest = max(map(len, parts))
+    series = np.zeros((len(parts), longest, parts[0].shape[1]))
+    mask = np.zeros(series.shape[:2], bool)
+    for i, part in enumerate(parts):
+        series[i, : len(part)], mask[i, : len(part)] = part, True
+    return series, None if mask.all() else mask
 
 
 def temporal_events(
@@ -65,7 +103,9 @@ def temporal_events(
 
     Args:
         series: Array or tensor (batch, time, variates); (time, variates) and (time,) are one
-            series. A variate that holds NaN or infinity has no events, unless `missing` fills it.
+            series. A pandas frame of variates is one series, or with an index of (instance, time)
+            several, which may differ in length. At any level, 1e9 say, the same events are found.
+            A variate that holds NaN or infinity has no events, unless `missing` fills it.
         octaves: How often the time resolution is halved, plus one. An octave with fewer than
             three steps has no events.
         scales: Scales per octave.
@@ -102,8 +142,8 @@ def temporal_events(
     settings = temporal.Settings(
         octaves, scales, sigma0, contrast_threshold, theta, amplitude, cut, missing
     )
-    series = _batch(series)
-    mask = _mask(mask, series)
+    given = _Batch.of(series, mask)
+    series, mask = given.series, given.mask
     batch, steps, variates = series.shape
     per_slab = max(1, temporal.SLAB // max(1, steps * variates))
     found = [np.zeros((0, len(COLUMNS)))]
@@ -116,6 +156,8 @@ def temporal_events(
             rows[:, 0] += start
             found.append(rows)
     values = np.concatenate(found)
+    if amplitude != "unit":
+        values[:, 6] += given.level[values[:, 0].astype(int), 0, values[:, 1].astype(int)]
     order = np.lexsort([values[:, 5], values[:, 2], values[:, 1], values[:, 0]])
     frame = pd.DataFrame(values[order], columns=COLUMNS)
     return frame.astype(dict.fromkeys(("batch", "variate", "octave", "scale"), "int64"))
@@ -208,7 +250,7 @@ def temporal_scale_space(series, octaves=3, scales=3, sigma0=0.5, missing=None):
     Borders replicate the edge value.
 
     Args:
-        series: Array (batch, time, variates), (time, variates) or (time,).
+        series: As for `temporal_events`; all series must be of one length.
         octaves, scales, sigma0, missing: As for `temporal_events`.
 
     Returns:
@@ -225,16 +267,18 @@ def temporal_scale_space(series, octaves=3, scales=3, sigma0=0.5, missing=None):
     ```
     """
     settings = temporal.Settings(octaves, scales, sigma0, missing=missing)
-    series = _batch(series)
-    batch, _, variates = series.shape
-    smoothed, times = [], []
-    for octave, planes in enumerate(temporal.fused(_planes)(settings, series)):
+    given = _Batch.of(series)
+    batch, _, variates = given.series.shape
+    smoothed, differences, times = [], [], []
+    for octave, planes in enumerate(temporal.fused(_planes)(settings, given.series)):
         planes = ops.convert_to_numpy(planes)
         planes = planes.reshape(batch, variates, *planes.shape[1:])
-        smoothed.append(np.moveaxis(planes, 1, 3))
-        times.append(2.0**octave * np.arange(planes.shape[-1]) + (2**octave - 1) / 2)
+        planes = np.moveaxis(planes, 1, 3)
+        differences.append(np.diff(planes, axis=1))
+        smoothed.append(planes + given.level[:, None])
+        times.append(2.0**octave * np.arange(planes.shape[2]) + (2**octave - 1) / 2)
     sigmas = scale_sigmas(octaves, scales, sigma0)[: len(smoothed)]
-    return TemporalScaleSpace(smoothed, [np.diff(a, axis=1) for a in smoothed], times, sigmas)
+    return TemporalScaleSpace(smoothed, differences, times, sigmas)
 
 
 def _planes(settings, series):

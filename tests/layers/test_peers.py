@@ -179,6 +179,7 @@ class TestBAM(LayerTests):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 class TestRecurrentAttention(LayerTests):
     layer = RecurrentAttention
+    half = False
     config = {
         "ratio": 3,
         "activation": "relu",

@@ -71,6 +71,7 @@ def reference(
 
 class TestSDMACrossAttention(LayerTests):
     layer = SDMACrossAttention
+    half = False
     config = {
         "units": 3,
         "mutual": False,

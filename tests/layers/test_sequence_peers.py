@@ -81,6 +81,7 @@ def dstp(inputs, w, ratio=1):
 
 class TestDSTP(LayerTests):
     layer = DSTP
+    half = False
     config = {
         "ratio": 2,
         "activation": "relu",

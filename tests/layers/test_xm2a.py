@@ -9,7 +9,7 @@ import pytest
 from harness import Case, LayerTests
 from keras import ops
 
-from keras_saliency import XM2AHeads
+from keras_saliency import SaliencySeries, SDMACrossAttention, XM2AHeads
 from keras_saliency.layers.attention.xm2a import head_windows, window_sums
 
 TABLE = {  # (pooling, kernel) of heads 1 to 5, written out from table 7.1 by hand
@@ -387,3 +387,13 @@ def test_bad_shapes_are_named(shape):
         XM2AHeads(2, 3).compute_output_shape(shape)
     with pytest.raises(ValueError, match="variates"):
         XM2AHeads(2, 3)(keras.Input((7, None)))
+
+
+@pytest.mark.parametrize("layer", [XM2AHeads(2, 3), SDMACrossAttention(2), SaliencySeries()])
+def test_a_second_positional_series_is_no_mask(layer):
+    x = keras.random.normal((2, 9, 3))
+    with pytest.raises(ValueError, match=r"`mask` must be a boolean tensor of shape \(batch, time"):
+        layer(x, x)
+    with pytest.raises(ValueError, match=r"`mask` must be a boolean tensor of shape \(batch, time"):
+        layer(keras.Input((9, 3)), keras.Input((9, 3)))
+    layer(x, keras.ops.ones((2, 9), "bool"))

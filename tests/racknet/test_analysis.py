@@ -91,6 +91,53 @@ def test_a_dask_cluster_gives_the_same(stats):
         assert analyze((X, Y), engine="opencv", n_jobs=-1) == stats
 
 
+def test_a_backend_without_generators_gives_the_same(stats):
+    # As ray.util.joblib has it.
+    import joblib
+    from joblib._parallel_backends import MultiprocessingBackend
+
+    class Ray(MultiprocessingBackend):
+        pass
+
+    joblib.register_parallel_backend("ray-like", Ray)
+    with joblib.parallel_config(backend="ray-like", n_jobs=2):
+        assert analyze((X, Y), engine="opencv", n_jobs=None) == stats
+
+
+def test_analyses_at_once_leave_opencv_its_threads(stats):
+    import threading
+
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    inside, leave, found = threading.Barrier(3), threading.Event(), []
+
+    def images(wait):
+        yield X[:120], Y[:120]
+        inside.wait(60)  # all are at work now
+        if wait:
+            leave.wait(60)
+        yield X[120:], Y[120:]
+
+    def work(wait):
+        found.append(analyze(images(wait), engine="opencv", n_jobs=2, max_images=None))
+
+    threads = [threading.Thread(target=work, args=(wait,)) for wait in (False, True)]
+    try:
+        for thread in threads:
+            thread.start()
+        inside.wait(60)
+        threads[0].join(60)
+        assert cv2.getNumThreads() == 1  # the other one is still at work
+        leave.set()
+        threads[1].join(60)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
+    assert [one.octaves for one in found] == [stats.octaves] * 2
+
+
 def test_both_engines_see_nearly_the_same(stats):
     other = analyze((X, Y), engine="scikit-image")
     assert other.engine == "scikit-image"

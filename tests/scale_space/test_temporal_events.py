@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -347,3 +348,65 @@ def test_bad_series_are_named():
         SaliencySeries()(np.zeros((2, 9), "float32"))
     with pytest.raises(ValueError, match="differences"):
         temporal_extrema(np.zeros((1, 2, 9, 1)))
+
+
+@pytest.mark.parametrize("level", [1e6, 1.7e9, -3e12])
+@pytest.mark.parametrize("amplitude", ["mean", "center", "unit", "scale-space"])
+def test_events_do_not_depend_on_the_level(level, amplitude):
+    rng = np.random.default_rng(0)
+    # Multiples of 1/64, which stay exact at every level.
+    series = np.round(np.cumsum(rng.normal(size=(2, 90, 2)), axis=1) * 64) / 64
+    low = temporal_events(series, amplitude=amplitude)
+    high = temporal_events(series + level, amplitude=amplitude)
+    assert len(low) > 20
+    columns = [c for c in low.columns if c != "amplitude"]
+    pd.testing.assert_frame_equal(low[columns], high[columns])
+    lift = 0 if amplitude == "unit" else level
+    np.testing.assert_allclose(high.amplitude - lift, low.amplitude, atol=1e-3)
+
+
+def test_whole_numbers_of_64_bits_keep_their_events():
+    rng = np.random.default_rng(1)
+    series = rng.integers(0, 50, (60, 1))
+    low, high = temporal_events(series), temporal_events(series + 2**52)
+    pd.testing.assert_frame_equal(low.drop(columns="amplitude"), high.drop(columns="amplitude"))
+
+
+def test_a_scale_space_keeps_its_digits_at_a_high_level():
+    series = np.round(np.random.default_rng(2).normal(size=(1, 40, 2)) * 64) / 64
+    low, high = temporal_scale_space(series), temporal_scale_space(series + 1.7e9)
+    for a, b in zip(low.differences, high.differences, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(low.smoothed, high.smoothed, strict=True):
+        np.testing.assert_allclose(a, b - 1.7e9, atol=1e-5)
+
+
+def test_a_frame_of_instances_is_several_series():
+    rng = np.random.default_rng(3)
+    parts = [rng.normal(size=(n, 2)) for n in (40, 31, 40)]
+    index = [("abc"[i], t) for i, part in enumerate(parts) for t in range(len(part))]
+    frame = pd.DataFrame(np.concatenate(parts), pd.MultiIndex.from_tuples(index), ["u", "v"])
+    found = temporal_events(frame)
+    assert set(found.batch) == {0, 1, 2}
+    for i, part in enumerate(parts):
+        alone = temporal_events(part).drop(columns="batch")
+        mine = found[found.batch == i].drop(columns="batch").reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, alone, atol=1e-5)
+    # The order of the rows within an instance does not matter.
+    shuffled = frame.groupby(level=0, sort=False, group_keys=False).apply(lambda g: g[::-1])
+    pd.testing.assert_frame_equal(temporal_events(shuffled), found)
+    one = temporal_events(frame["v"])
+    assert len(one) == (found.variate == 1).sum()
+    with pytest.raises(ValueError, match="`mask` must be None"):
+        temporal_events(frame, mask=np.ones((3, 40), bool))
+    with pytest.raises(ValueError, match="two levels at most"):
+        temporal_events(pd.concat({"x": frame}))
+
+
+@pytest.mark.parametrize(
+    "series",
+    ["abc", None, np.zeros((2, 2), complex), np.array([[1, None]]), np.zeros([1] * 4)],
+)
+def test_other_series_are_named(series):
+    with pytest.raises(ValueError, match="`series` must"):
+        temporal_events(series)

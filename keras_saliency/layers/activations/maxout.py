@@ -35,7 +35,8 @@ def maxout(inputs, pieces, axis=-1):
         inputs = ops.concatenate([inputs, *[last] * missing], axis=axis)
     # Elementwise over strided parts: a reduction breaks torch.compile's graph.
     parts = [inputs[(*before, slice(i, None, pieces))] for i in range(pieces)]
-    return functools.reduce(ops.maximum, parts)
+    # On PyTorch, Keras returns float32 maxima of float64.
+    return ops.cast(functools.reduce(ops.maximum, parts), inputs.dtype)
 
 
 def check_pieces(pieces, name="pieces"):

@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+from keras_saliency.layers.attention.masks import check_mask
+from keras_saliency.layers.precision import wide_dtype
+
 
 def check_positive(name, value):
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -25,6 +28,11 @@ def check_series(layer, shape):
         raise ValueError(
             f"The input must have at least one time step. Received: shape={tuple(shape)}"
         )
+
+
+def check_series_mask(layer, mask, shape):
+    """Raise an error unless `mask` fits a batch of series of `shape`."""
+    check_mask(mask, shape, f"{type(layer).__name__} takes one series, which attends to itself.")
 
 
 def convolve(x, kernel):
@@ -85,7 +93,9 @@ class ConvolutionHeads(keras.layers.Layer):
 
     def build(self, input_shape):
         check_series(self, input_shape)
-        self.dropout_layer = keras.layers.Dropout(self.dropout, dtype="float32", name="dropout")
+        self.dropout_layer = keras.layers.Dropout(
+            self.dropout, dtype=self.wide_dtype, name="dropout"
+        )
         self.dropout_layer.build((None, None, None, None))
         output_dim = self.output_dim or input_shape[-1]
         self.output_kernel = self._kernel(
@@ -114,6 +124,11 @@ class ConvolutionHeads(keras.layers.Layer):
         return [getattr(self, f"{role}_kernel_{h}") for h in range(1, self.num_heads + 1)]
 
     @property
+    def wide_dtype(self):
+        """What is summed over time: float32, or float64 where the layer computes in it."""
+        return wide_dtype(self.compute_dtype)
+
+    @property
     def roles(self):
         """What the heads' kernels are for."""
         return ("query", "key", "value")
@@ -136,7 +151,8 @@ class ConvolutionHeads(keras.layers.Layer):
         """Apply W^O to joined heads, (batch, time, heads * key_dim)."""
         kernel = ops.cast(self.output_kernel, self.compute_dtype)
         x = ops.matmul(ops.cast(x, self.compute_dtype), kernel)
-        return self._add_bias(x, self.output_bias)
+        # On PyTorch, Keras returns float32 products of float64.
+        return self._add_bias(ops.cast(x, self.compute_dtype), self.output_bias)
 
     def _split(self, x):
         return ops.reshape(x, (*ops.shape(x)[:-1], self.num_heads, self.key_dim))
@@ -152,6 +168,7 @@ class ConvolutionHeads(keras.layers.Layer):
         raise TypeError(f"{type(self).__name__} must say the shape of its scores.")
 
     def compute_output_spec(self, inputs, mask=None, training=None, return_attention_scores=False):
+        check_series_mask(self, mask, inputs.shape)
         output = keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
         if not return_attention_scores:
             return output

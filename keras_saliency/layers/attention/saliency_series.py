@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_saliency.layers.attention.masks import check_mask
+from keras_saliency.layers.precision import wide_dtype
 from keras_saliency.scale_space import temporal
 
 
@@ -109,12 +111,21 @@ class SaliencySeries(keras.layers.Layer):
         return result
 
     def call(self, inputs, mask=None):
-        dtype = "float64" if self.compute_dtype == "float64" else "float32"
+        self._check_mask(mask, inputs)
+        dtype = wide_dtype(self.compute_dtype)
         result = temporal.saliency(self._settings, ops.cast(inputs, dtype), mask)
         return ops.cast(result, self.compute_dtype)
 
+    @staticmethod
+    def _check_mask(mask, inputs):
+        check_mask(mask, inputs.shape, "The layer takes one series.")
+
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
+
+    def compute_output_spec(self, inputs, mask=None):
+        self._check_mask(mask, inputs)
+        return keras.KerasTensor(inputs.shape, self.compute_dtype)
 
     def get_config(self):
         return {

@@ -3,6 +3,7 @@
 import keras
 from keras import initializers, ops
 
+from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.attention.saliency_series import SaliencySeries
 
 _RECURRENT = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
@@ -179,6 +180,7 @@ class SDMACrossAttention(keras.layers.Layer):
 
     def call(self, inputs, mask=None, training=None, return_attention_scores=False):
         mask = _one_mask(mask)
+        _check_mask(mask, inputs)
         if isinstance(inputs, (list, tuple)):
             _pair_of_shapes([tuple(x.shape) for x in inputs])
             series, saliency = inputs
@@ -216,6 +218,7 @@ class SDMACrossAttention(keras.layers.Layer):
             shapes = tuple(inputs.shape)
         else:
             shapes = [tuple(x.shape) for x in inputs]
+        _check_mask(mask, inputs)
         shape = self.compute_output_shape(shapes)
         single = shape[0] if self.return_branches else shape
 
@@ -268,6 +271,12 @@ def _one_mask(mask):
     if len(present) == 2:
         return ops.logical_and(*present)
     return present[0] if present else None
+
+
+def _check_mask(mask, inputs):
+    first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+    for one in mask if isinstance(mask, (list, tuple)) else [mask]:
+        check_mask(one, first.shape, "Series and saliency go in as a list, `[series, saliency]`.")
 
 
 def _pair_of_shapes(shape):

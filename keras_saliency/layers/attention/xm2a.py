@@ -8,6 +8,7 @@ from keras import ops
 from keras_saliency.layers.attention.convolution_heads import (
     ConvolutionHeads,
     check_series,
+    check_series_mask,
     convolve,
 )
 
@@ -376,7 +377,7 @@ class XM2AHeads(ConvolutionHeads):
             mask: Optional boolean tensor of shape `(batch, time)`.
 
         Returns:
-            Tuple of float32 tensors: queries, `(batch, num_heads, key_dim)`, and keys,
+            Tuple of tensors, float32 or wider: queries, `(batch, num_heads, key_dim)`, and keys,
             `(batch, time, num_heads)`.
         """
         inputs = ops.convert_to_tensor(inputs)
@@ -387,20 +388,21 @@ class XM2AHeads(ConvolutionHeads):
         return self._describe(views, self._values(views), valid, count)
 
     def _prepare(self, inputs, mask):
-        """Return the input in float32 without its padding, the valid steps and their number."""
+        """Return the wide input without its padding, the valid steps and their number."""
         check_series(self, inputs.shape)
+        check_series_mask(self, mask, inputs.shape)
         if mask is None:
-            count = ops.cast(ops.reshape(ops.shape(inputs)[1], (1, 1, 1)), "float32")
-            return ops.cast(inputs, "float32"), None, count
+            count = ops.cast(ops.reshape(ops.shape(inputs)[1], (1, 1, 1)), self.wide_dtype)
+            return ops.cast(inputs, self.wide_dtype), None, count
         mask = ops.cast(mask, "bool")[..., None]
         # `where`, because padding may hold anything, infinities too.
         inputs = ops.where(mask, inputs, ops.zeros_like(inputs))
-        valid = ops.cast(mask, "float32")
+        valid = ops.cast(mask, self.wide_dtype)
         count = at_least_one(ops.sum(valid, axis=1, keepdims=True))
-        return ops.cast(inputs, "float32"), valid, count
+        return ops.cast(inputs, self.wide_dtype), valid, count
 
     def _views(self, wide, valid):
-        """Return what convolutions see: {pooling window: average-pooled input}, float32."""
+        """Return what convolutions see: {pooling window: average-pooled input}."""
         sizes = {size for size, _ in self.windows}
         if sizes == {1}:
             return {1: wide}
@@ -420,23 +422,25 @@ class XM2AHeads(ConvolutionHeads):
 
     def _values(self, views):
         values = self._add_bias(self._convolve(views, self.head_kernels("value")), self.value_bias)
-        return ops.cast(self._split(values), "float32")
+        return ops.cast(self._split(values), self.wide_dtype)
 
     def _describe(self, views, values, valid, count):
-        """Return queries (batch, heads, key_dim) and keys (batch, time, heads), float32."""
+        """Return queries (batch, heads, key_dim) and keys (batch, time, heads), wide."""
         if self.descriptor == "maximum":
             queried = keyed = values
             if not self.share_projections:
                 queried = self._convolve(views, self.head_kernels("query"))
-                queried = ops.cast(self._split(self._add_bias(queried, self.query_bias)), "float32")
+                queried = self._split(self._add_bias(queried, self.query_bias))
+                queried = ops.cast(queried, self.wide_dtype)
                 keyed = self._split(self._convolve(views, self.head_kernels("key")))
-            return _time_maximum(queried, valid), ops.cast(ops.amax(keyed, axis=-1), "float32")
+            keyed = ops.cast(ops.amax(keyed, axis=-1), self.wide_dtype)
+            return _time_maximum(queried, valid), keyed
         if self.share_projections:
             weighed = values if valid is None else values * valid[..., None]
             return ops.sum(weighed, axis=1) / count, ops.mean(values, axis=-1)
         queries, keys = self._mean_queries(views, valid, count), []
         for (size, _), kernel in zip(self.windows, self.head_kernels("key"), strict=True):
-            average = ops.mean(kernel, axis=-1, keepdims=True)
+            average = ops.mean(ops.cast(kernel, self.wide_dtype), axis=-1, keepdims=True)
             keys.append(convolve(views[size], average))
         return queries, ops.concatenate(keys, axis=-1)
 
@@ -454,7 +458,7 @@ class XM2AHeads(ConvolutionHeads):
             taps = ops.reshape(
                 means[size][:, first : first + window], (-1, math.prod(kernel.shape[:2]))
             )
-            kernel = ops.reshape(kernel, (-1, self.key_dim))
+            kernel = ops.reshape(ops.cast(kernel, self.wide_dtype), (-1, self.key_dim))
             queries.append(ops.matmul(taps, kernel))
         return self._split(self._add_bias(ops.concatenate(queries, axis=-1), self.query_bias))
 
@@ -466,7 +470,8 @@ class XM2AHeads(ConvolutionHeads):
             return self._split(talking_masks(pairs, count, valid, self.remat))
         if self.talk == "self":
             return self._talk_alone(queries, keys, valid, count)
-        projected = self._add_bias(ops.matmul(wide, self.input_kernel), self.input_bias)
+        kernel = ops.cast(self.input_kernel, self.wide_dtype)
+        projected = self._add_bias(ops.matmul(wide, kernel), self.input_bias)
         if self.descriptor == "maximum":
             query, key = _time_maximum(projected, valid), ops.amax(projected, axis=-1)
         else:
@@ -497,7 +502,8 @@ class XM2AHeads(ConvolutionHeads):
         weighted = weighted - mean
         variance = ops.mean(ops.square(weighted), axis=-1, keepdims=True)
         weighted = weighted * ops.rsqrt(variance + self.epsilon)
-        return self._join(weighted * self.gamma + self.beta)
+        gamma, beta = (ops.cast(v, self.wide_dtype) for v in (self.gamma, self.beta))
+        return self._join(weighted * gamma + beta)
 
     def _scores_shape(self, input_shape):
         return (input_shape[0], self.num_heads, input_shape[1], self.key_dim)

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_saliency.layers.activations.maxout import check_pieces, maxout, maxout_channels
+from keras_saliency.layers.precision import wide_dtype
 
 # Local response normalisation with the constants of Liang and Hu, section 3.2.
 _LRN_ALPHA, _LRN_BETA = 0.001, 0.75
@@ -259,17 +260,19 @@ class RecurrentConv2D(keras.layers.Layer):
         own = kernel_pattern(kernel)
         pattern = ops.cast(pattern, kernel.dtype)
         # In half precision a sum of squares underflows: lengths are taken in float32.
-        wide, other = ops.cast(own, "float32"), ops.cast(pattern, "float32")
+        dtype = wide_dtype(kernel.dtype)
+        wide, other = ops.cast(own, dtype), ops.cast(pattern, dtype)
         direction = ops.take(other / _norm(other), ops.convert_to_tensor(self.mapping), axis=-1)
         replaced = ops.cast(direction * _norm(wide), kernel.dtype)
         return kernel + ops.expand_dims(replaced - own, 2)
 
     def _normalize(self, x):
-        wide = ops.square(ops.cast(x, "float32"))
+        dtype = wide_dtype(x.dtype)
+        wide = ops.square(ops.cast(x, dtype))
         window = self.filters // 8 + 1
-        index = ops.arange(maxout_channels(self.filters, self.pieces), dtype="float32")
+        index = ops.arange(maxout_channels(self.filters, self.pieces), dtype=dtype)
         near = ops.abs(index[:, None] - index[None, :]) <= window / 2
-        near = ops.cast(near, "float32") * (_LRN_ALPHA / window)
+        near = ops.cast(near, dtype) * (_LRN_ALPHA / window)
         if self.channel_axis == 1:
             wide = ops.moveaxis(wide, 1, -1)
         scale = ops.power(1.0 + ops.matmul(wide, near), -_LRN_BETA)

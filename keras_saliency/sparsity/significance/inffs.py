@@ -4,6 +4,7 @@ from numbers import Real
 
 import numpy as np
 
+_EPSILON = np.finfo("float64").eps
 _DENSE = 512  # Up to here LAPACK finds the largest eigenvalue faster than Lanczos does.
 
 
@@ -63,12 +64,14 @@ def inffs(X, alpha=0.5):
     # Deviations of values near the largest float would overflow; constant columns stay exactly 0.
     scale = np.abs(X).max()
     std = (X / scale).std(axis=0) * scale if scale > 0 else np.zeros(X.shape[1])
-    constant = (X[0] == X).all(axis=0)
+    # Equal but for rounding is equal.
+    constant = np.ptp(X, axis=0) <= 4 * _EPSILON * np.abs(X).max(axis=0)
     std[constant] = 0.0
     A = alpha * np.maximum(std[:, None], std[None, :])
-    A += (1 - alpha) * (1 - np.abs(_spearman(X, constant)))
-    # Spread over what constant columns may not earn, and over rounding: no negative affinity.
-    np.maximum(A, 0.0, out=A)
+    distance = 1 - np.abs(_spearman(X, constant))
+    # Ranks that agree have a distance of 0; rounding would be scaled up to scores as of features.
+    distance[distance < 8 * _EPSILON * np.sqrt(len(X))] = 0.0
+    A += (1 - alpha) * distance
     radius = _spectral_radius(A)
     if radius == 0:
         return np.zeros(X.shape[1])

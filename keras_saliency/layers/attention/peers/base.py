@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_saliency.layers.attention.masks import check_mask
+
 CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
 
 
@@ -134,6 +136,7 @@ class FeatureAttention(keras.layers.Layer):
         if first:
             x = ops.moveaxis(x, 1, -1)
         exists = None
+        check_mask(mask, (*inputs.shape[:1], None), "The layer takes one feature tensor.")
         if mask is not None:
             exists = ops.expand_dims(ops.cast(mask, "bool"), tuple(range(2, len(x.shape))))
         scores = self._gate(x, exists, training)

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.attention.peers.base import FeatureAttention, keep, positive_integers
 
 
@@ -93,6 +94,7 @@ class FusAtNet(FeatureAttention):
         exists = None
         for m in masks:
             if m is not None:
+                check_mask(m, (*pair[0].shape[:1], None), "Two inputs go in as a list.")
                 m = ops.cast(m, "bool")[..., None]
                 exists = m if exists is None else ops.logical_and(exists, m)
         if self.data_format == "channels_first":

@@ -6,6 +6,7 @@ from keras import ops
 from keras_saliency.layers.attention.convolution_heads import (
     ConvolutionHeads,
     check_series,
+    check_series_mask,
     convolve,
 )
 from keras_saliency.layers.attention.peers.dot_product import attend
@@ -65,6 +66,7 @@ class MSMSA(ConvolutionHeads):
 
     def call(self, inputs, mask=None, training=None, return_attention_scores=False):
         check_series(self, inputs.shape)
+        check_series_mask(self, mask, inputs.shape)
         if mask is not None:
             keep = ops.cast(mask, "bool")[..., None]
             inputs = ops.where(keep, inputs, ops.zeros_like(inputs))

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_saliency.layers.attention.convolution_heads import check_series
+from keras_saliency.layers.attention.convolution_heads import check_series, check_series_mask
 from keras_saliency.layers.attention.peers.dot_product import attend
 
 
@@ -52,6 +52,7 @@ class ParameterFreeAttention(keras.layers.Layer):
 
     def call(self, inputs, mask=None, return_attention_scores=False):
         check_series(self, inputs.shape)
+        check_series_mask(self, mask, inputs.shape)
         x = ops.cast(inputs, self.compute_dtype)
         if mask is not None:
             keep = ops.cast(mask, "bool")[..., None]

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.attention.peers.base import FeatureAttention, keep
 
 
@@ -13,7 +14,8 @@ def attend(energies, values, exists):
         there = ops.swapaxes(exists, 1, 2)
         energies = ops.where(there, energies, ops.full_like(energies, lowest))
     scores = ops.softmax(energies, axis=-1)
-    return scores, ops.matmul(scores, values)
+    # On PyTorch, Keras returns float32 products of float64.
+    return scores, ops.cast(ops.matmul(scores, values), values.dtype)
 
 
 class SequenceAttention(FeatureAttention):
@@ -28,6 +30,7 @@ class SequenceAttention(FeatureAttention):
         super().build(input_shape)
 
     def call(self, inputs, mask=None, training=None, return_attention_scores=False):
+        check_mask(mask, (*inputs.shape[:1], None), "The layer takes one sequence.")
         first = self.data_format == "channels_first"
         x = ops.swapaxes(inputs, 1, 2) if first else inputs
         exists = None if mask is None else ops.cast(mask, "bool")[..., None]

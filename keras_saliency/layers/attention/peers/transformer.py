@@ -6,6 +6,7 @@ from keras import ops
 from keras_saliency.layers.attention.convolution_heads import (
     check_positive,
     check_series,
+    check_series_mask,
     clone_initializer,
 )
 
@@ -137,6 +138,7 @@ class TransformerBlock(keras.layers.Layer):
 
     def call(self, inputs, mask=None, training=None, return_attention_scores=False):
         check_series(self, inputs.shape)
+        check_series_mask(self, mask, inputs.shape)
         x = ops.cast(inputs, self.compute_dtype)
         if mask is not None:
             x = ops.where(ops.cast(mask, "bool")[..., None], x, ops.zeros_like(x))
