@@ -83,6 +83,11 @@ def read_pairs(model, data, max_samples=None):
     return parts
 
 
+def first_sample(inputs):
+    """The inputs of one sample, for their shapes; `None` for no inputs."""
+    return None if inputs is None else tree.map_structure(lambda x: x[:1], inputs)
+
+
 def _parts(model, data):
     """`(x, y, sample_weight)` of arrays, or of one batch."""
     if isinstance(data, (list, tuple, dict)) and not data:

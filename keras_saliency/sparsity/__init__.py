@@ -3,12 +3,11 @@
 from keras_saliency.sparsity.deploy import accelerate, save_compressed
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking import sparsify, strip_masks
-from keras_saliency.sparsity.registry import register_significance_rule
+from keras_saliency.sparsity.registry import register_shrink_rule, register_significance_rule
 from keras_saliency.sparsity.reports import compare, sensitivity, sparsity_report
 from keras_saliency.sparsity.shrinking import (
     count_operations,
     count_parameters,
-    register_shrink_rule,
     shrink,
     shrink_to,
 )

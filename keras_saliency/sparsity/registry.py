@@ -1,12 +1,76 @@
-"""Which rule carries significance through a layer, and which of its weights are edges."""
+"""What is known of a layer class: one registry behind both kinds of rules, and the kernels."""
 
 from dataclasses import dataclass
 
 import keras
 
-_RULES = {}
-_KERNELS = {}
-_REASONS = {}
+
+class Registry:
+    """Values by class of layer or operation.
+
+    What is looked up for a layer is what was registered for its class, or else for the nearest
+    ancestor along `__mro__`: at each class first for the class itself, then for its name. A name is
+    the one under which the class is registered with Keras, `"keras_hub>TransformerEncoder"`, so
+    that a rule needs no import of the package that it is about; a class of Keras that Keras does
+    not export is `"keras>LayerScale"`, one of `keras.ops` `"keras.ops>Matmul"`.
+
+    Args:
+        what: What the values are, for errors.
+        same_call: Whether a subclass inherits only as long as it does not write its own `call`
+            (it may compute something else); otherwise it always inherits.
+    """
+
+    def __init__(self, what, same_call=False):
+        self.what = what
+        self.same_call = same_call
+        self._values = {}
+
+    def set(self, layer_class, value):
+        """Register `value` for a class, or for the name of one."""
+        if not (
+            (isinstance(layer_class, type) and issubclass(layer_class, keras.Operation))
+            or (isinstance(layer_class, str) and ">" in layer_class)
+        ):
+            raise TypeError(
+                "`layer_class` must be a class of layers (or of Keras operations), or the name "
+                "under which one is registered with Keras, 'package>Name'. "
+                f"Received: layer_class={layer_class!r}"
+            )
+        self._values[layer_class] = value
+
+    def decorator(self, layer_class, then=lambda: None):
+        """A decorator that registers a function for a class; `then` is called afterwards."""
+
+        def decorate(rule):
+            if not callable(rule):
+                raise TypeError(f"A {self.what} must be callable. Received: {rule!r}")
+            self.set(layer_class, rule)
+            then()
+            return rule
+
+        return decorate
+
+    def find(self, layer):
+        """What is registered for the layer's class or its nearest ancestor, or `None`."""
+        own = type(layer)
+        for cls in own.__mro__:
+            for key in (cls, _name(cls)):
+                if key in self._values:
+                    inherited = not self.same_call or cls.call is own.call
+                    return self._values[key] if inherited else None
+        return None
+
+
+def _name(cls):
+    if cls.__module__.split(".")[0] == "keras":
+        return f"keras{'' if issubclass(cls, keras.layers.Layer) else '.ops'}>{cls.__name__}"
+    return keras.saving.get_registered_name(cls)
+
+
+_SIGNIFICANCE_RULES = Registry("significance rule")
+_KERNELS = Registry("kernels")
+_REASONS = Registry("reason")
+_SHRINK_RULES = Registry("shrink rule", same_call=True)
 
 
 @dataclass(frozen=True)
@@ -39,7 +103,8 @@ def register_significance_rule(layer_class, kernels=None, reason=None):
     Rules are looked up along the layer's `__mro__`, so that a subclass inherits them.
 
     Args:
-        layer_class: A `keras.Layer` subclass.
+        layer_class: A `keras.Layer` subclass, or the name under which one is registered with
+            Keras, such as `"keras_hub>RotaryEmbedding"`.
         kernels: The weights that are edges: attribute names of the layer, or a dict
             `{name: (input axes, output axes)}`, or a function that returns such a dict for a
             layer; names alone take the axes -2 and -1. `None` inherits from the parent class, `()`
@@ -78,43 +143,14 @@ def register_significance_rule(layer_class, kernels=None, reason=None):
     assert edge_significance(model, scores="identity")["mixer"].shape == (3, 4)
     ```
     """
-    if not (isinstance(layer_class, type) and issubclass(layer_class, keras.Operation)):
-        raise TypeError(
-            "`layer_class` must be a class of layers (or of Keras operations). "
-            f"Received: layer_class={layer_class!r}"
-        )
 
-    def decorator(rule):
-        if not callable(rule):
-            raise TypeError(f"A significance rule must be callable. Received: {rule!r}")
-        _RULES[layer_class] = rule
+    def then():
         if kernels is not None:
-            _KERNELS[layer_class] = kernels if callable(kernels) else _axes(kernels)
+            _KERNELS.set(layer_class, kernels if callable(kernels) else _axes(kernels))
         if reason is not None:
-            _REASONS[layer_class] = reason
-        return rule
+            _REASONS.set(layer_class, reason)
 
-    return decorator
-
-
-def register_internal_rule(name, operation=False, kernels=None, reason=None):
-    """Register a rule for a class of Keras that Keras does not export, by its name.
-
-    Args:
-        name: Name of the class.
-        operation: Whether it is one of `keras.ops` (a layer may have the same name).
-        kernels, reason: As in `register_significance_rule`.
-    """
-
-    def decorator(rule):
-        _RULES[name, operation] = rule
-        if kernels is not None:
-            _KERNELS[name, operation] = _axes(kernels)
-        if reason is not None:
-            _REASONS[name, operation] = reason
-        return rule
-
-    return decorator
+    return _SIGNIFICANCE_RULES.decorator(layer_class, then)
 
 
 def _axes(kernels):
@@ -130,24 +166,14 @@ def _axes(kernels):
     }
 
 
-def _lookup(table, layer):
-    operation = not isinstance(layer, keras.layers.Layer)
-    for cls in type(layer).__mro__:
-        if cls in table:
-            return table[cls]
-        if cls.__module__.split(".")[0] == "keras" and (cls.__name__, operation) in table:
-            return table[cls.__name__, operation]
-    return None
-
-
-def find_rule(layer):
+def find_significance_rule(layer):
     """Returns the rule of the layer's class or of its nearest ancestor, or `None`."""
-    return _lookup(_RULES, layer)
+    return _SIGNIFICANCE_RULES.find(layer)
 
 
 def has_rule(layer):
     """Whether a rule is known for the layer, so that nobody need look into it."""
-    return find_rule(layer) is not None
+    return find_significance_rule(layer) is not None
 
 
 # What to do about a layer without a rule that cannot be looked into.
@@ -159,14 +185,84 @@ ADVICE = (
 
 def find_kernels(layer):
     """Returns `{attribute name: KernelAxes}` of the layer, or `None` for an unknown class."""
-    kernels = _lookup(_KERNELS, layer)
+    kernels = _KERNELS.find(layer)
     if callable(kernels):
         return _axes(kernels(layer))
-    if kernels is None and find_rule(layer) is not None:
+    if kernels is None and find_significance_rule(layer) is not None:
         return {}
     return kernels
 
 
 def find_reason(layer):
     """Returns why nothing of the layer is masked, or `None`."""
-    return _lookup(_REASONS, layer)
+    return _REASONS.find(layer)
+
+
+def register_shrink_rule(layer_class):
+    """Register which channels of a layer class go together, for `shrink` and `shrink_to`.
+
+    A rule is called once for every call of such a layer in the model, with one `call` object:
+
+    - `call.layer`, `call.args`, `call.kwargs`, `call.input_shapes`, `call.output_shapes`.
+    - `call.input(index=0, axis=-1)`: the `Channels` of one axis of an input tensor.
+    - `call.new(size)`: numbers for channels that the layer creates.
+    - `call.edges(weight, channels, ids, ...)`: a kernel from input to output channels; returns the
+      values of the outputs that are constant.
+    - `call.slice(weight, {axis: ids})`: a weight that loses entries with its channels.
+    - `call.configure(argument=ids)`: a constructor argument that counts channels.
+    - `call.tie(a, b)`: channels that must go together.
+    - `call.activate(function, ids, values)`: what an activation makes of constants.
+    - `call.keep(reason)`: gives up; the layer and the channels around it stay as they are.
+
+    It returns the `Channels` of the output, or a list with one entry for each output tensor.
+
+    Rules are looked up along the layer's `__mro__`. A subclass with a `call` of its own does not
+    inherit its parent's rule, since it may do something else.
+
+    Args:
+        layer_class: A `keras.Layer` subclass, a `keras.Operation` subclass, or the name under
+            which one is registered with Keras, such as `"keras_hub>RotaryEmbedding"`.
+
+    Returns:
+        A decorator, which returns the rule unchanged.
+
+    Raises:
+        TypeError: If `layer_class` is not a layer class, or the rule cannot be called.
+
+    Example:
+
+    ```python
+    import keras
+    from keras_saliency.sparsity import register_shrink_rule
+
+
+    class Mixer(keras.layers.Layer):
+        def __init__(self, units, **kwargs):
+            super().__init__(**kwargs)
+            self.units = units
+
+        def build(self, input_shape):
+            self.w = self.add_weight(shape=(input_shape[-1], self.units))
+
+        def call(self, x):
+            return keras.ops.matmul(x, self.w)
+
+        def get_config(self):
+            return {**super().get_config(), "units": self.units}
+
+
+    @register_shrink_rule(Mixer)
+    def mixer(call):
+        x = call.input()
+        ids = call.new(call.layer.units)
+        call.configure(units=ids)
+        values = call.edges("w", x, ids, bias=None)
+        return call.output(ids, values=values)
+    ```
+    """
+    return _SHRINK_RULES.decorator(layer_class)
+
+
+def find_shrink_rule(layer):
+    """Returns the rule of the layer's class or of an ancestor whose `call` it shares, or `None`."""
+    return _SHRINK_RULES.find(layer)

@@ -9,8 +9,7 @@ from keras import layers
 from random_models import random_image_model, random_sequence_model, randomise, zero_channels
 
 from keras_saliency.callbacks import iSparseCallback
-from keras_saliency.sparsity import register_shrink_rule, shrink, sparsify
-from keras_saliency.sparsity.shrinking import channels
+from keras_saliency.sparsity import register_shrink_rule, registry, shrink, sparsify
 
 
 def outputs(model, x):
@@ -357,7 +356,8 @@ class TestRefusals:
         assert_same_outputs(model, shrink(model, exclude=["gone"], verbose=False))
 
     def test_unknown_layers_until_a_rule_is_registered(self, monkeypatch):
-        monkeypatch.setattr(channels, "_RULES", dict(channels._RULES))
+        rules = registry._SHRINK_RULES
+        monkeypatch.setattr(rules, "_values", dict(rules._values))
         model = keras.Sequential(
             [keras.Input((4,)), layers.Dense(6), Doubled(5, name="own"), layers.Dense(2)]
         )

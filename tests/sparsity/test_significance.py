@@ -1163,7 +1163,7 @@ def test_keras_applications():
 
 
 def test_every_layer_of_keras_has_a_rule_or_is_made_of_layers_that_have():
-    from keras_saliency.sparsity.registry import find_rule
+    from keras_saliency.sparsity.registry import find_significance_rule
 
     base = {"Layer", "Wrapper", "AbstractRNNCell"}
     # Opened up instead of walked through by a rule of their own.
@@ -1176,7 +1176,7 @@ def test_every_layer_of_keras_has_a_rule_or_is_made_of_layers_that_have():
         cls = getattr(layers, name)
         if isinstance(cls, type) and issubclass(cls, layers.Layer):
             instance = cls.__new__(cls)
-            if find_rule(instance) is None and name not in base | opened | foreign:
+            if find_significance_rule(instance) is None and name not in base | opened | foreign:
                 missing.append(name)
     assert missing == []
 

@@ -6,13 +6,14 @@ import numbers
 import numpy as np
 from keras import ops
 
+from keras_saliency.graph.data import first_sample, read_inputs
 from keras_saliency.graph.functional import is_functional
 from keras_saliency.graph.trace import flatten_model
 from keras_saliency.sparsity.kernels import Skipped, maskable_kernels
 from keras_saliency.sparsity.ranking import drop_lowest
 from keras_saliency.sparsity.registry import ADVICE, has_rule
 from keras_saliency.sparsity.significance.scores import BLOCK, EdgeScores
-from keras_saliency.sparsity.significance.walk import ORDERS, SignificanceWalk, first_sample
+from keras_saliency.sparsity.significance.walk import ORDERS, SignificanceWalk
 
 _logger = logging.getLogger("keras_saliency")
 
@@ -218,7 +219,7 @@ class MaskMaker:
     def _spare_outputs(self, model, data):
         """Channels of the model's outputs, a classifier's classes, go only when named."""
         try:
-            sample = None if is_functional(model) else first_sample(model, data)
+            sample = None if is_functional(model) else first_sample(read_inputs(model, data))
             known = {id(kernel.variable) for kernel in maskable_kernels(model)}
             outputs = kernels_of_outputs(flatten_model(model, sample, has_rule, ADVICE), known)
         except (ValueError, TypeError) as error:

@@ -1,8 +1,7 @@
 """Channels leave: the step from zeros to a model that is smaller and faster."""
 
-from keras_saliency.sparsity.shrinking.channels import register_shrink_rule
 from keras_saliency.sparsity.shrinking.cost import count_operations, count_parameters
 from keras_saliency.sparsity.shrinking.shrink import shrink
 from keras_saliency.sparsity.shrinking.shrink_to import shrink_to
 
-__all__ = ["count_operations", "count_parameters", "register_shrink_rule", "shrink", "shrink_to"]
+__all__ = ["count_operations", "count_parameters", "shrink", "shrink_to"]

@@ -12,8 +12,10 @@ from keras_saliency.graph.functional import (
     nested_inputs,
     sorted_nodes,
 )
-from keras_saliency.sparsity.shrinking.channels import Channels, KeepLayer, LayerCall, find_rule
-from keras_saliency.sparsity.shrinking.rules import layers as _rules  # noqa: F401  (registers the rules)
+from keras_saliency.sparsity.registry import find_shrink_rule
+from keras_saliency.sparsity.shrinking import rules as _rules  # noqa: F401  (registers them)
+from keras_saliency.sparsity.shrinking.call import KeepLayer, ShrinkCall
+from keras_saliency.sparsity.shrinking.channels import Channels
 
 
 class ChannelGroups:
@@ -140,7 +142,7 @@ class ChannelGroups:
             )
 
     def _call(self, node, layer, path, inputs, shapes):
-        call = LayerCall(
+        call = ShrinkCall(
             self, layer, path, node.arguments.args, node.arguments.kwargs, inputs, shapes
         )
         self.every_call.append(call)
@@ -163,7 +165,7 @@ class ChannelGroups:
         return results
 
     def _rule(self, layer, path):
-        rule = find_rule(layer)
+        rule = find_shrink_rule(layer)
         quantized = getattr(layer, "quantization_mode", None)
         if quantized or getattr(layer, "lora_enabled", False):
             what = f"it is quantised to {quantized}" if quantized else "it carries LoRA weights"

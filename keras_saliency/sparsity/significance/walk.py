@@ -4,32 +4,30 @@ import logging
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
-from keras_saliency.graph.data import read_inputs
-from keras_saliency.graph.trace import compatible, flatten_model, understood
+from keras_saliency.graph.data import first_sample, read_inputs
+from keras_saliency.graph.trace import flatten_model
 from keras_saliency.sparsity.kernels import Skipped, maskable_kernels
-from keras_saliency.sparsity.registry import ADVICE, find_rule, has_rule
-from keras_saliency.sparsity.significance.inffs import inffs
-from keras_saliency.sparsity.significance.rules.operations import elementwise
+from keras_saliency.sparsity.registry import ADVICE, has_rule
+from keras_saliency.sparsity.significance import rules as _rules  # noqa: F401  (registers them)
+from keras_saliency.sparsity.significance.call import (
+    SignificanceCall,
+    check_rule,
+    effective,
+    to_numpy,
+)
+from keras_saliency.sparsity.significance.outputs import output_scores
 from keras_saliency.sparsity.significance.scores import (
     EdgeScores,
     Score,
     add,
     add_factors,
-    axis_scores,
-    contract,
-    spread,
 )
 
 _logger = logging.getLogger("keras_saliency")
 
 
-class ConstantOutputs(ValueError):
-    """The outputs do not vary over the data, so their neurons cannot be told apart."""
-
-
-SCORES = ("inffs", "identity", "pca")
 ORDERS = ("forward", "backward", "random")
 
 
@@ -200,9 +198,9 @@ class SignificanceWalk:
             for variable, mask in getattr(layer, "kernel_masks", tuple)():
                 self._masks[id(variable)] = mask
         data = read_inputs(model, data, max_samples)
-        self._graph = flatten_model(model, _first(data), has_rule, ADVICE)
+        self._graph = flatten_model(model, first_sample(data), has_rule, ADVICE)
         for call in self._graph.calls:
-            _check_rule(call)
+            check_rule(call)
         self._uses = {}
         known = {id(kernel.variable): kernel for kernel in found}
         for index, call in enumerate(self._graph.calls):
@@ -311,7 +309,7 @@ class SignificanceWalk:
             np.zeros((1,) * len(tensor.shape)) if score is None else score.scaled_to(exponent)
             for tensor, score in zip(call.outputs, given, strict=True)
         ]
-        rule_call = RuleCall(
+        rule_call = SignificanceCall(
             self, call.layer, call.args, call.kwargs, call.inputs, call.outputs, aligned
         )
         results = rule_call.run()
@@ -325,10 +323,10 @@ class SignificanceWalk:
 
     def _edges(self, kernel, score):
         variable = kernel.variable
-        values = ops.convert_to_numpy(_effective(kernel.owner, kernel.name))
+        values = ops.convert_to_numpy(effective(kernel.owner, kernel.name))
         mask = None
         if not self.stored and id(variable) in self._masks:
-            mask = _to_numpy(self._masks[id(variable)])
+            mask = to_numpy(self._masks[id(variable)])
         if score is None or score.is_zero:
             return EdgeScores(values, np.zeros((1,) * values.ndim), mask=mask)
         mean = score.array.mean()
@@ -338,259 +336,4 @@ class SignificanceWalk:
         mask = self._decided.get(id(variable))
         if mask is None:
             mask = self._masks.get(id(variable))
-        return None if mask is None else _to_numpy(mask)
-
-
-class RuleCall:
-    """What a significance rule is given; see `register_significance_rule`."""
-
-    inside = ""
-
-    def __init__(self, walk, layer, args, kwargs, inputs, outputs, output_scores):
-        self._walk = walk
-        self.layer = layer
-        self.args = args
-        self.kwargs = kwargs
-        self.inputs = inputs
-        self.outputs = outputs
-        self.output_scores = output_scores
-        self.reported = {}
-
-    @property
-    def normalization(self):
-        """`"pass"` or `"scale"`: what normalisation layers do with significance."""
-        return self._walk.normalization
-
-    def scores(self, axis=-1, output=0):
-        """Significance of the entries of one axis of an output, a float64 vector."""
-        return axis_scores(self.output_scores[output], axis, self.outputs[output].shape[axis])
-
-    def magnitude(self, name, layer=None):
-        """`|weight|` as the layer uses it, times its mask, in float64."""
-        values, mask = self._values(name, layer)
-        magnitude = np.abs(np.array(values, dtype=np.float64))
-        return magnitude if mask is None else magnitude * mask
-
-    def contract(self, name, factor, keep, layer=None):
-        """Sum of `|weight| * factor` over all axes but `keep`, without holding `|weight|`."""
-        values, mask = self._values(name, layer)
-        return contract(values, mask, factor, keep)
-
-    def edges(self, name, factor, layer=None):
-        """Report the edge scores `|weight| * factor` of a kernel (equation 4.6)."""
-        variable = getattr(self.layer if layer is None else layer, name)
-        rank = len(variable.shape)
-        factor = np.asarray(factor, dtype=np.float64)
-        factor = factor.reshape((1,) * (rank - factor.ndim) + factor.shape)
-        key = id(variable)
-        if key in self._walk._by_id:
-            if key in self.reported:
-                factor = factor + self.reported[key]
-            self.reported[key] = factor
-
-    def delegate(self, layer, inputs, outputs, output_scores, args=None, kwargs=None):
-        """Run the rule of another layer, one that this layer is made of."""
-        args = (inputs[0] if len(inputs) == 1 else list(inputs),) if args is None else args
-        call = RuleCall(
-            self._walk, layer, args, kwargs or {}, list(inputs), list(outputs), list(output_scores)
-        )
-        _check_rule(call)
-        call.reported = self.reported
-        return call.run()
-
-    def run(self):
-        """The scores of the inputs: a list of arrays of their ranks, or `None`s."""
-        rule = find_rule(self.layer)
-        if rule is not None:
-            results = rule(self)
-        elif isinstance(self.layer, keras.layers.Layer):
-            results = _pass_through(self)
-        else:
-            results = elementwise(self)
-        if not isinstance(results, (list, tuple)):
-            results = [results]
-        results = list(results) + [None] * (len(self.inputs) - len(results))
-        if len(results) != len(self.inputs):
-            raise ValueError(
-                f"The significance rule of '{self.layer.name}' returned {len(results)} scores for "
-                f"{len(self.inputs)} inputs."
-            )
-        return [self._checked(x, tensor) for x, tensor in zip(results, self.inputs, strict=True)]
-
-    def _checked(self, array, tensor):
-        if array is None:
-            return None
-        array = np.asarray(array, dtype=np.float64)
-        rank = len(tensor.shape)
-        if array.ndim < rank:
-            array = array.reshape((1,) * (rank - array.ndim) + array.shape)
-        fits = array.ndim == rank and all(
-            got == 1 or want is None or got == want
-            for got, want in zip(array.shape, tensor.shape, strict=True)
-        )
-        if not fits:
-            raise ValueError(
-                f"The significance rule of '{self.layer.name}' ({type(self.layer).__name__}) "
-                f"returned scores of shape {array.shape} for an input of shape {tensor.shape}."
-            )
-        if not (np.isfinite(array).all() and (array >= 0).all()):
-            raise ValueError(
-                f"The significance of the inputs of '{self.layer.name}' "
-                f"({type(self.layer).__name__}) is negative or not finite: its weights may hold "
-                "NaN or infinity."
-            )
-        return array
-
-    def _values(self, name, layer):
-        layer = self.layer if layer is None else layer
-        variable = getattr(layer, name)
-        return ops.convert_to_numpy(_effective(layer, name)), self._walk._mask_of(variable)
-
-
-def _effective(layer, name):
-    """The weight as used: merged with its low-rank update where LoRA is on."""
-    if getattr(layer, "lora_enabled", False):
-        return getattr(layer, name.lstrip("_"))
-    return getattr(layer, name)
-
-
-def _to_numpy(x):
-    return x if isinstance(x, np.ndarray) else ops.convert_to_numpy(x)
-
-
-def _check_rule(call):
-    """Raise where nothing is known about a layer, before anything is computed."""
-    layer = call.layer
-    if find_rule(layer) is not None or understood(call, has_rule):
-        return
-    name = type(layer).__name__
-    where = f" (in '{call.inside}')" if call.inside else ""
-    if getattr(layer, "weights", None):
-        raise ValueError(
-            f"No significance rule is known for the layer '{layer.name}'{where} of the class "
-            f"{name}, which has weights. Register one: "
-            f"`@keras_saliency.sparsity.register_significance_rule({name}, kernels=(...))`; its "
-            "docstring shows how."
-        )
-    raise ValueError(
-        f"No significance rule is known for '{layer.name}'{where} of the class {name}, which turns "
-        f"{[x.shape for x in call.inputs]} into {[x.shape for x in call.outputs]}. Register one: "
-        f"`@keras_saliency.sparsity.register_significance_rule({name})`."
-    )
-
-
-def _pass_through(call):
-    """An unknown layer without weights that keeps the shape hands significance on."""
-    results = []
-    for tensor in call.inputs:
-        score = None
-        for output, array in zip(call.outputs, call.output_scores, strict=True):
-            if compatible(tensor, output):
-                score = array if score is None else score + spread(array, score.shape)
-        results.append(score)
-    return results
-
-
-def first_sample(model, data):
-    """The inputs of one sample, for their shapes."""
-    return _first(read_inputs(model, data))
-
-
-def _first(data):
-    return None if data is None else tree.map_structure(lambda x: x[:1], data)
-
-
-def output_scores(model, outputs, data, scores, alpha, batch_size):
-    """Significance of the output neurons, a `Score` for each output tensor (equation 4.10)."""
-    if not isinstance(scores, str):
-        return _given_scores(outputs, scores)
-    if scores not in SCORES:
-        raise ValueError(
-            f"`scores` must be one of {SCORES}, or an array. Received: scores={scores!r}"
-        )
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"`alpha` must lie in [0, 1]. Received: alpha={alpha!r}")
-    if data is None and scores != "identity":
-        _logger.warning(
-            "No data was given to score the outputs of '%s' by %s: all of them count the same "
-            "(scores='identity').",
-            model.name,
-            scores,
-        )
-    if data is None or scores == "identity":
-        return [_on_output(np.ones(x.shape[_axis(x)] or 1), x) for x in outputs]
-    values = model_outputs(model, data, batch_size)
-    result = []
-    for index, (x, tensor) in enumerate(zip(values, outputs, strict=True)):
-        axis = _axis(tensor)
-        matrix = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]) if x.ndim > 1 else x[:, None]
-        if not np.isfinite(matrix).all():
-            raise ValueError(
-                f"Output {index} of '{model.name}' is not finite on `data`, so its neurons cannot "
-                "be scored."
-            )
-        vector = inffs(matrix, alpha) if scores == "inffs" else _pca(matrix)
-        if not vector.any():
-            raise ConstantOutputs(
-                f"Output {index} of '{model.name}' does not vary over the {len(x)} sample(s) of "
-                f"`data`, so `scores={scores!r}` cannot tell its neurons apart. Pass more, and "
-                "different, samples, or scores='identity'."
-            )
-        result.append(_on_output(vector, tensor))
-    return result
-
-
-def model_outputs(model, data, batch_size=32):
-    """The model's outputs on `data` at inference: a list of float64 arrays."""
-    count = len(tree.flatten(data)[0])
-    batches = []
-    for begin in range(0, count, batch_size):
-        batch = tree.map_structure(lambda x, b=begin: x[b : b + batch_size], data)
-        outputs = tree.flatten(model(batch, training=False))
-        batches.append([ops.convert_to_numpy(ops.stop_gradient(x)) for x in outputs])
-    return [np.concatenate(parts).astype(np.float64) for parts in zip(*batches, strict=True)]
-
-
-def _pca(X):
-    """Share of each column in the principal components, weighted by what they explain."""
-    centred = X - X.mean(axis=0)
-    _, singular, components = np.linalg.svd(centred, full_matrices=False)
-    variance = np.square(singular)
-    if variance.sum() == 0:
-        return np.zeros(X.shape[1])
-    return (variance / variance.sum()) @ np.abs(components)
-
-
-def _axis(tensor):
-    """The axis of an output's neurons: its channels."""
-    return 1 if tensor.data_format == "channels_first" else len(tensor.shape) - 1
-
-
-def _on_output(vector, tensor):
-    shape = [1] * len(tensor.shape)
-    if len(shape) > 1:
-        shape[_axis(tensor)] = -1
-    else:
-        vector = vector.sum(keepdims=True)
-    return Score(np.reshape(vector, shape))
-
-
-def _given_scores(outputs, scores):
-    many = isinstance(scores, (list, tuple)) and len(outputs) > 1
-    scores = list(scores) if many else [scores]
-    if len(scores) != len(outputs):
-        raise ValueError(
-            f"`scores` must hold an array for each of the model's {len(outputs)} outputs. "
-            f"Received: {len(scores)}"
-        )
-    result = []
-    for vector, tensor in zip(scores, outputs, strict=True):
-        vector = np.asarray(vector, dtype=np.float64)
-        extent = tensor.shape[_axis(tensor)]
-        if vector.shape != (extent,) or not np.isfinite(vector).all() or (vector < 0).any():
-            raise ValueError(
-                f"`scores` must be {SCORES}, or hold {extent} finite values >= 0 for an output of "
-                f"shape {tensor.shape}. Received: shape {vector.shape}"
-            )
-        result.append(_on_output(vector, tensor))
-    return result
+        return None if mask is None else to_numpy(mask)

@@ -9,7 +9,7 @@ from keras import ops
 from keras_saliency.layers.masked.base import MaskedKernels, masked, masked_in_place
 from keras_saliency.sparsity.masking.assigning import assign_all
 from keras_saliency.sparsity.masking.masks import MaskMaker
-from keras_saliency.sparsity.significance.walk import ConstantOutputs
+from keras_saliency.sparsity.significance.outputs import ConstantOutputs
 from keras_saliency.sparsity.training.schedules import Schedule
 
 

@@ -1,1 +1,23 @@
-"""Shrink rules: which channels of a layer are tied to which, and its edges."""
+"""How channels pass through Keras's layers and operations: shrink rules, one file a family."""
+
+from keras_saliency.sparsity.shrinking.rules import (
+    activation,
+    attention,
+    convolution,
+    dense,
+    merging,
+    normalization,
+    recurrent,
+    shape,
+)
+
+__all__ = [
+    "activation",
+    "attention",
+    "convolution",
+    "dense",
+    "merging",
+    "normalization",
+    "recurrent",
+    "shape",
+]
