@@ -82,11 +82,11 @@ class _Builder:
         if is_functional(layer) and layer not in self.groups._excluded:
             new = self.model(layer, args)
         else:
-            new = self.plain(layer)
+            new = self.narrower(layer)
         self.made[id(layer)] = new
         return new
 
-    def plain(self, layer):
+    def narrower(self, layer):
         """A layer of the same class and configuration, except for its numbers of channels."""
         if is_functional(layer):
             return copy_model(layer)

@@ -54,7 +54,7 @@ def shrink(model, exclude=None, verbose=True):
     assert small.layers[0].units == 6
     ```
     """
-    bare, exclude = plain(model, exclude)
+    bare, exclude = without_masks(model, exclude)
     groups = ChannelGroups(bare, exclude)
     live = groups.live()
     _refuse_empty(groups, live)
@@ -65,7 +65,7 @@ def shrink(model, exclude=None, verbose=True):
     return small
 
 
-def plain(model, exclude):
+def without_masks(model, exclude):
     """The model without masks, zeros in place of them, and `exclude` in terms of its layers."""
     if not isinstance(model, keras.Model):
         return model, exclude

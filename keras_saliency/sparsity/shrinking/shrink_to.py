@@ -11,7 +11,7 @@ from keras_saliency.sparsity.shrinking.channels import find_weight, read_weight
 from keras_saliency.sparsity.shrinking.cost import operations, parameters
 from keras_saliency.sparsity.shrinking.groups import ChannelGroups
 from keras_saliency.sparsity.shrinking.rebuild import rebuild
-from keras_saliency.sparsity.shrinking.shrink import plain, summary
+from keras_saliency.sparsity.shrinking.shrink import summary, without_masks
 
 _METHODS = ("isparse", "magnitude", "random")
 _SCOPES = ("layer", "global")
@@ -101,7 +101,7 @@ def shrink_to(
     if isinstance(round_to, bool) or not isinstance(round_to, numbers.Integral) or round_to < 1:
         raise ValueError(f"`round_to` must be a positive integer. Received: {round_to!r}")
     given_model = model
-    model, exclude = plain(model, exclude)
+    model, exclude = without_masks(model, exclude)
     groups = ChannelGroups(model, exclude)
     budget = _Budget(groups, what, data, round_to)
     live = budget.choose(share, scope, group_scores(groups, data, method, seed))
