@@ -20,6 +20,8 @@ _LAZY = {
     "edge_significance": "keras_saliency.sparsity",
     "iSparseCallback": "keras_saliency.callbacks",
     "inffs": "keras_saliency.sparsity",
+    "polish": "keras_saliency.sparsity",
+    "recalibrate": "keras_saliency.sparsity",
     "save_compressed": "keras_saliency.sparsity",
     "sensitivity": "keras_saliency.sparsity",
     "shrink": "keras_saliency.sparsity",

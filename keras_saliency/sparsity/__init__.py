@@ -3,6 +3,7 @@
 from keras_saliency.sparsity.deploy import accelerate, save_compressed
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking import sparsify, strip_masks
+from keras_saliency.sparsity.reconstruction import polish, recalibrate
 from keras_saliency.sparsity.registry import register_shrink_rule, register_significance_rule
 from keras_saliency.sparsity.reports import compare, sensitivity, sparsity_report
 from keras_saliency.sparsity.shrinking import (
@@ -24,6 +25,8 @@ __all__ = [
     "edge_significance",
     "inffs",
     "maskable_kernels",
+    "polish",
+    "recalibrate",
     "register_shrink_rule",
     "register_significance_rule",
     "save_compressed",

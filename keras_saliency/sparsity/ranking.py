@@ -83,3 +83,22 @@ def _threshold(items, count, total):
     kept.partition(count - 1)
     threshold = kept[count - 1]
     return threshold, count - int(np.count_nonzero(kept[: count - 1] < threshold))
+
+
+def neighbours_to_drop(scores, axes, n, m):
+    """Flat boolean array: in every m neighbours along the inputs, the m - n lowest."""
+    rest = [axis for axis in range(scores.ndim) if axis not in axes]
+    moved = scores.transpose([*rest, *axes])
+    groups = moved.reshape(-1, m)
+    drop = np.empty(groups.shape, dtype=bool)
+    for begin in range(0, len(groups), COLLECT // m):
+        block = groups[begin : begin + COLLECT // m]
+        rank = np.zeros(block.shape, dtype=np.int32)
+        for i in range(m):
+            for j in range(m):
+                if i != j:  # on a tie the earlier position is the lower one
+                    below = block[:, j] <= block[:, i] if j < i else block[:, j] < block[:, i]
+                    rank[:, i] += below
+        drop[begin : begin + COLLECT // m] = rank < m - n
+    back = np.argsort([*rest, *axes])
+    return np.ascontiguousarray(drop.reshape(moved.shape).transpose(back)).reshape(-1)

@@ -147,7 +147,7 @@ def test_swapped_in_averages_have_the_zeros():
 
 def test_masked_models_have_their_masks_set():
     model = mlp()
-    sparse = keras_saliency.sparsify(model, 0.2, method="magnitude", masked=True)
+    sparse = keras_saliency.sparsify(model, 0.2, method="magnitude", masked=True, scope="layer")
     stored = compat.to_numpy(sparse.layers[0].kernel).copy()
     masks = []
     watch, _ = train(
@@ -360,7 +360,8 @@ RUN = """
             [keras.Input((7,)), layers.Dense(12, activation="tanh"), layers.Dense(5)]
         )
         if kind == "masked":
-            model = keras_saliency.sparsify(model, 0.1, method="magnitude", masked=True)
+            options = {"method": "magnitude", "scope": "layer", "masked": True}
+            model = keras_saliency.sparsify(model, 0.1, **options)
         model.compile(keras.optimizers.Adam(0.05), "mse")
         masks = keras_saliency.iSparseCallback(
             0.7, data=x, schedule="polynomial", frequency=2, end=3
@@ -461,7 +462,8 @@ DATA_PARALLEL = """
     for masked in (False, True):
         model = keras.Sequential([keras.Input((7,)), layers.Dense(12), layers.Dense(5)])
         if masked:
-            model = keras_saliency.sparsify(model, 0.5, method="magnitude", masked=True)
+            options = {"method": "magnitude", "scope": "layer", "masked": True}
+            model = keras_saliency.sparsify(model, 0.5, **options)
         model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
         counts = []
         class Watch(keras.callbacks.Callback):
@@ -491,7 +493,8 @@ MIRRORED = """
         with strategy.scope():
             model = keras.Sequential([keras.Input((7,)), layers.Dense(12), layers.Dense(5)])
             if masked:
-                model = keras_saliency.sparsify(model, 0.5, method="magnitude", masked=True)
+                options = {"method": "magnitude", "scope": "layer", "masked": True}
+                model = keras_saliency.sparsify(model, 0.5, **options)
             model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
         counts = []
         class Watch(keras.callbacks.Callback):

@@ -54,7 +54,7 @@ def with_lora():
 
 
 def masked():
-    return keras_saliency.sparsify(frozen(), 0.5, method="magnitude", masked=True)
+    return keras_saliency.sparsify(frozen(), 0.5, method="magnitude", scope="layer", masked=True)
 
 
 @register
@@ -145,7 +145,9 @@ def test_a_model_that_cannot_be_copied_is_named_and_changed_in_place():
 def test_a_sparse_model_is_plain_keras(make, tmp_path):
     model, x = make(), normal(5, 8)
     before = outputs(model, x)
-    sparse, report = keras_saliency.sparsify(model, 0.5, method="magnitude", return_report=True)
+    sparse, report = keras_saliency.sparsify(
+        model, 0.5, method="magnitude", scope="layer", return_report=True
+    )
     assert not any(isinstance(layer, MaskedKernels) for layer in sparse._flatten_layers())
     assert not any(getattr(x, "lora_enabled", False) for x in sparse._flatten_layers())
     assert (report["zeros"] == (report["size"] * 0.5).round()).all()
@@ -250,7 +252,8 @@ def test_a_constraint_is_met_by_the_kernel_in_use():
 
 def test_masks_cover_a_lora_update():
     model = keras.Sequential([keras.Input((8,)), layers.Dense(6), layers.Dense(2)])
-    sparse, x = keras_saliency.sparsify(model, 0.5, method="magnitude", masked=True), normal(5, 8)
+    sparse = keras_saliency.sparsify(model, 0.5, method="magnitude", scope="layer", masked=True)
+    x = normal(5, 8)
     sparse.layers[0].enable_lora(2)
     sparse.layers[0].lora_kernel_b.assign(normal(2, 6))
     stripped = keras_saliency.strip_masks(sparse)
@@ -259,8 +262,8 @@ def test_masks_cover_a_lora_update():
 
 
 def test_pruning_again_loses_no_zero():
-    once = keras_saliency.sparsify(frozen(), 0.5, method="magnitude", masked=True)
-    twice = keras_saliency.sparsify(once, 0.25, method="magnitude")
+    once = keras_saliency.sparsify(frozen(), 0.5, method="magnitude", scope="layer", masked=True)
+    twice = keras_saliency.sparsify(once, 0.25, method="magnitude", scope="layer")
     kernel = twice.layers[0].get_weights()[0]
     assert (kernel == 0).sum() == 24
 
@@ -291,7 +294,7 @@ def in_a_functional_model():
 @pytest.mark.parametrize("make", [Backbone, lambda: Around(Backbone()), in_a_functional_model])
 def test_masked_models_of_models_save_and_load(make, tmp_path):
     sparse, x = masked_like(make()), normal(5, 8)
-    sparse = keras_saliency.sparsify(sparse, 0.5, method="magnitude", masked=True)
+    sparse = keras_saliency.sparsify(sparse, 0.5, method="magnitude", scope="layer", masked=True)
     sparse.save(tmp_path / "masked.keras")
     loaded = keras.saving.load_model(tmp_path / "masked.keras")
     np.testing.assert_array_equal(outputs(loaded, x), outputs(sparse, x))

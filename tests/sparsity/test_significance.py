@@ -1221,7 +1221,7 @@ def test_convolution_heads_are_sparsified_down_to_each_kernel(layer):
             np.testing.assert_array_equal(dimension, 0.0)
     assert (value[..., 1] > 0).all()
 
-    sparse = keras_saliency.sparsify(model, 0.5, method="magnitude")
+    sparse = keras_saliency.sparsify(model, 0.5, method="magnitude", scope="layer", masked=True)
     report = keras_saliency.sparsity_report(sparse)
     assert (report["zeros"] == (report["size"] * 0.5).round()).all()
     x = np.random.default_rng(0).normal(size=(2, 9, 3)).astype("float32")

@@ -27,7 +27,7 @@ def models():
         [keras.Input((7, 7, 2)), layers.Conv2D(5, 3, name="conv"), layers.Dense(3, name="dense")]
     )
     return {
-        m: keras_saliency.sparsify(model, 0.5, method=m, masked=True)
+        m: keras_saliency.sparsify(model, 0.5, method=m, scope="layer", masked=True)
         for m in ("magnitude", "random")
     }
 

@@ -10,7 +10,15 @@ from keras_saliency.graph.data import first_sample, read_inputs
 from keras_saliency.graph.functional import is_functional
 from keras_saliency.graph.trace import flatten_model
 from keras_saliency.sparsity.kernels import Skipped, maskable_kernels
-from keras_saliency.sparsity.ranking import drop_lowest
+from keras_saliency.sparsity.masking.shares import (
+    SCOPES,
+    erdos_renyi,
+    is_depthwise,
+    lamp,
+    per_layer,
+    total_count,
+)
+from keras_saliency.sparsity.ranking import drop_lowest, neighbours_to_drop
 from keras_saliency.sparsity.registry import ADVICE, has_rule
 from keras_saliency.sparsity.significance.scores import BLOCK, EdgeScores
 from keras_saliency.sparsity.significance.walk import ORDERS, SignificanceWalk
@@ -18,7 +26,6 @@ from keras_saliency.sparsity.significance.walk import ORDERS, SignificanceWalk
 _logger = logging.getLogger("keras_saliency")
 
 METHODS = ("isparse", "magnitude", "random", "lottery")
-SCOPES = ("layer", "global")
 
 
 class RandomScores:
@@ -169,11 +176,14 @@ class MaskMaker:
         stored=False,
         normalization="pass",
         batch_size=32,
+        power=1.0,
+        min_edges=0,
     ):
         if method not in METHODS:
             raise ValueError(f"`method` must be one of {METHODS}. Received: method={method!r}")
-        if scope not in SCOPES:
-            raise ValueError(f"`scope` must be one of {SCOPES}. Received: scope={scope!r}")
+        self.granularity = check_granularity(granularity)
+        by_layer = isinstance(sparsity, dict) or callable(sparsity)
+        scope = self._scope(scope, by_layer)
         if order not in ORDERS:
             raise ValueError(f"`order` must be one of {ORDERS}. Received: order={order!r}")
         if scope == "global" and order != "forward":
@@ -181,12 +191,8 @@ class MaskMaker:
                 "`scope='global'` ranks all edges at once, so `order` must be 'forward'. "
                 f"Received: order={order!r}"
             )
-        if scope == "global" and (isinstance(sparsity, dict) or callable(sparsity)):
-            raise ValueError(
-                "`scope='global'` takes one `sparsity` for the whole model. "
-                f"Received: sparsity={sparsity!r}"
-            )
-        self.granularity = check_granularity(granularity)
+        self._all_in = isinstance(exclude, (tuple, list)) and not exclude
+        exclude = None if isinstance(exclude, str) and exclude == "auto" else exclude
         found = maskable_kernels(model, layers, exclude)
         if not len(found):
             raise ValueError(f"The model '{model.name}' has no layer that can be masked.")
@@ -195,6 +201,8 @@ class MaskMaker:
         if not self.kernels:
             raise ValueError("`sparsity` leaves every layer of the model dense.")
         self.skipped = list(found.skipped)
+        if layers is None and not isinstance(sparsity, dict) and not self._all_in:
+            self._spare_depthwise()
         if self.granularity == "channel" and layers is None and not isinstance(sparsity, dict):
             self._spare_outputs(model, data)
         if isinstance(self.granularity, tuple):
@@ -206,6 +214,14 @@ class MaskMaker:
         self.seed = seed
         self.regrow = regrow
         self.stored = stored
+        self.power = power
+        self.min_edges = min_edges
+        self.batch_size = batch_size
+        if scope in ("lamp", "erk", "global"):
+            self._share = next(iter(self.targets.values()))
+        if scope in ("lamp", "erk"):
+            counts = self.counts()
+            self.targets = {k.key: counts[k.key] / k.size for k in self.kernels}
         self._walk = {
             "scores": scores,
             "order": order,
@@ -215,6 +231,50 @@ class MaskMaker:
             "normalization": normalization,
             "batch_size": batch_size,
         }
+
+    def _scope(self, scope, by_layer):
+        """The scope, `None` written out."""
+        if scope is None:
+            return "lamp" if self.granularity == "edge" and not by_layer else "layer"
+        if scope not in SCOPES:
+            raise ValueError(f"`scope` must be one of {SCOPES}. Received: scope={scope!r}")
+        if by_layer and scope != "layer":
+            raise ValueError(
+                f"`scope={scope!r}` spreads one `sparsity` over the whole model; a dict or a "
+                "function sets the shares itself. Drop `scope`, or pass a number as `sparsity`."
+            )
+        if scope in ("lamp", "erk") and self.granularity != "edge":
+            raise ValueError(
+                f"`scope={scope!r}` counts edges, so it cannot be combined with "
+                f"`granularity={self.granularity!r}`. Take scope='layer' or 'global'."
+            )
+        return scope
+
+    def _spare_depthwise(self):
+        """Depthwise kernels are few and matter much: they take part when they are named."""
+        spared = [kernel for kernel in self.kernels if is_depthwise(kernel)]
+        if len(spared) == len(self.kernels):
+            return
+        reason = "depthwise kernels take part with exclude=() or where they are named"
+        self.skipped += [Skipped(kernel.key, kernel.layer, reason) for kernel in spared]
+        self.kernels = [kernel for kernel in self.kernels if not is_depthwise(kernel)]
+        self.targets = {kernel.key: self.targets[kernel.key] for kernel in self.kernels}
+
+    def counts(self, share=None):
+        """How many edges each kernel loses: a dict by kernel key.
+
+        Args:
+            share: The sparsity of the moment in place of the target, for the scopes that spread
+                one over the model.
+        """
+        if self.scope == "layer":
+            return per_layer(self.kernels, self.targets)
+        share = self._share if share is None else share
+        spread = {"lamp": lamp, "erk": erdos_renyi}
+        if self.scope in spread:
+            return spread[self.scope](self.kernels, share)
+        masks = self.masks(share=share)
+        return {key: int(mask.size - np.count_nonzero(mask)) for key, mask in masks.items()}
 
     def _spare_outputs(self, model, data):
         """Channels of the model's outputs, a classifier's classes, go only when named."""
@@ -275,9 +335,10 @@ class MaskMaker:
         Returns:
             A dict from kernel key to a boolean array of the kernel's shape, `True` keeps.
         """
+        spread = self.scope != "layer"
         targets = {}
         for kernel in self.kernels:
-            target = self.targets[kernel.key]
+            target = self._share if spread else self.targets[kernel.key]
             value = target if share is None else share(target) if callable(share) else share
             targets[kernel.key] = check_sparsity(value, "the schedule's sparsity")
         previous = previous or {}
@@ -290,9 +351,13 @@ class MaskMaker:
             return self._global(pairs, next(iter(targets.values())), forced)
         if self.granularity == "channel":
             return self._channels_per_layer(pairs, targets, forced)
+        if spread:
+            counts = self.counts(next(iter(targets.values())))
+        else:
+            counts = per_layer(self.kernels, targets)
         masks = {}
         for kernel, edges, decide in pairs:
-            drop = self._edges(kernel, edges, targets[kernel.key], forced.get(kernel.key))
+            drop = self._edges(kernel, edges, counts[kernel.key], forced.get(kernel.key))
             masks[kernel.key] = np.logical_not(drop, out=drop).reshape(kernel.shape)
             decide(masks[kernel.key])
         return masks
@@ -314,6 +379,8 @@ class MaskMaker:
                     given = values(kernel)
                     if given is not None:
                         edges = EdgeScores(given, edges.factor, edges.exponent)
+                    if self.power != 1:
+                        edges = edges.powered(self.power)
                     yield kernel, edges, walk.decide
             return
         current = {}
@@ -333,19 +400,36 @@ class MaskMaker:
                 edges = EdgeScores(given, ones, mask=current.get(id(kernel.variable)))
             yield kernel, edges, lambda mask: None
 
-    def _edges(self, kernel, edges, sparsity, forced):
+    def _edges(self, kernel, edges, count, forced):
         """Flat boolean array of the edges that go."""
-        count = round(sparsity * kernel.size)
         allowed = None
         if isinstance(self.granularity, tuple):
-            allowed = neighbours_to_drop(edges, kernel, *self.granularity)
+            allowed = neighbours_to_drop(edges.array(), kernel.input_axes, *self.granularity)
             count = min(count, int(np.count_nonzero(allowed)))
+        elif self.min_edges:
+            allowed = self._spared(kernel, edges, count)
         if forced is not None:
             allowed = ~forced if allowed is None else allowed & ~forced
             count = min(max(count - int(np.count_nonzero(forced)), 0), int(allowed.sum()))
         items = [edges if allowed is None else _Limited(edges, allowed)]
         (drop,) = drop_lowest(items, count)
         return drop if forced is None else drop | forced
+
+    def _spared(self, kernel, edges, count):
+        """Flat boolean array: all edges but the `min_edges` best of each output, where the share
+        leaves so many."""
+        outputs = [kernel.shape[axis] for axis in kernel.output_axes]
+        least = min(self.min_edges, (kernel.size - count) // max(int(np.prod(outputs)), 1))
+        if not least:
+            return None
+        scores = edges.array()
+        order = [*_others(kernel), *kernel.output_axes]
+        moved = scores.transpose(order).reshape(-1, int(np.prod(outputs)))
+        best = np.argsort(-moved, axis=0, kind="stable")[:least]
+        allowed = np.ones(moved.shape, bool)
+        np.put_along_axis(allowed, best, False, axis=0)
+        shape = [kernel.shape[axis] for axis in order]
+        return allowed.reshape(shape).transpose(np.argsort(order)).reshape(-1)
 
     def _global(self, pairs, sparsity, forced):
         # Equation 4.11 multiplies scores by a matrix norm per layer: taken literally, the layers
@@ -362,7 +446,7 @@ class MaskMaker:
                 for key, mask in group.masks(~drop).items()
             }
         allowed = [
-            neighbours_to_drop(edges, kernel, *self.granularity)
+            neighbours_to_drop(edges.array(), kernel.input_axes, *self.granularity)
             if isinstance(self.granularity, tuple)
             else None
             for kernel, edges, _ in pairs
@@ -370,11 +454,18 @@ class MaskMaker:
         items = [
             _Limited(edges, allow) for (_, edges, _), allow in zip(pairs, allowed, strict=True)
         ]
-        count = round(sparsity * sum(kernel.size for kernel, _, _ in pairs))
+        count = total_count([kernel for kernel, _, _ in pairs], sparsity)
         if isinstance(self.granularity, tuple):
             count = min(count, sum(int(allow.sum()) for allow in allowed))
         fixed = [forced.get(kernel.key) for kernel, _, _ in pairs]
         drops = _drop_with(items, fixed, count)
+        for i, (_, edges, _) in enumerate(pairs):
+            if drops[i].all():  # no kernel loses everything: its best edge stays
+                best = np.ones(edges.size, bool)
+                best[np.argmax(edges.array())] = False
+                items[i] = _Limited(edges, best if allowed[i] is None else best & allowed[i])
+        if any(drop.all() for drop in drops):
+            drops = _drop_with(items, fixed, count)
         return {
             kernel.key: (~drop).reshape(kernel.shape)
             for (kernel, _, _), drop in zip(pairs, drops, strict=True)
@@ -412,27 +503,6 @@ def _drop_with(items, forced, count):
     free = [_Limited(item, ~mark) for item, mark in zip(items, forced, strict=True)]
     drops = drop_lowest(free, count)
     return [drop | mark for drop, mark in zip(drops, forced, strict=True)]
-
-
-def neighbours_to_drop(edges, kernel, n, m):
-    """Flat boolean array: in every m neighbours along the inputs, the m - n lowest."""
-    scores = edges.array()
-    axes = kernel.input_axes
-    rest = [axis for axis in range(scores.ndim) if axis not in axes]
-    moved = scores.transpose([*rest, *axes])
-    groups = moved.reshape(-1, m)
-    drop = np.empty(groups.shape, dtype=bool)
-    for begin in range(0, len(groups), BLOCK // m):
-        block = groups[begin : begin + BLOCK // m]
-        rank = np.zeros(block.shape, dtype=np.int32)
-        for i in range(m):
-            for j in range(m):
-                if i != j:  # on a tie the earlier position is the lower one
-                    below = block[:, j] <= block[:, i] if j < i else block[:, j] < block[:, i]
-                    rank[:, i] += below
-        drop[begin : begin + BLOCK // m] = rank < m - n
-    back = np.argsort([*rest, *axes])
-    return np.ascontiguousarray(drop.reshape(moved.shape).transpose(back)).reshape(-1)
 
 
 def kernels_of_outputs(graph, known):

@@ -1,53 +1,64 @@
 """From a dense model to a sparse one, and from masks to zeros (Garg 2020, section 4.4.3)."""
 
+import logging
+
 import keras
 import numpy as np
-from keras import ops
 
-from keras_saliency.graph import lora
-from keras_saliency.graph.copying import LEFT_OUT, check_built, copy_model, same_layer
+from keras_saliency.graph.copying import check_built, copy_model
+from keras_saliency.graph.data import read_inputs
 from keras_saliency.layers.masked.base import MaskedKernels, mask_variables
-from keras_saliency.layers.masked.generic import (
-    become_masked,
-    describes_itself,
-    mask_layer,
-    plain_config,
-    sublayer_paths,
-)
 from keras_saliency.sparsity.kernels import maskable_kernels
-from keras_saliency.sparsity.masking.assigning import assign_all
 from keras_saliency.sparsity.masking.frame import kernel_frame
-from keras_saliency.sparsity.masking.masks import MaskMaker
+from keras_saliency.sparsity.masking.masks import METHODS, MaskMaker
+from keras_saliency.sparsity.masking.results import (
+    masked_model,
+    plain_copy,
+    plain_layer,
+    plain_values,
+    sparse_value,
+    take_over,
+    take_over_masked,
+    zero_in_place,
+)
+from keras_saliency.sparsity.reconstruction import refit
+
+_logger = logging.getLogger("keras_saliency")
 
 
 def sparsify(
     model,
     sparsity,
     data=None,
-    method="isparse",
+    method="auto",
     *,
     scores="inffs",
-    scope="layer",
+    scope=None,
     granularity="edge",
     order="forward",
     layers=None,
-    exclude=None,
+    exclude="auto",
+    reconstruct="auto",
+    gate="auto",
     masked=False,
     inplace=False,
     return_report=False,
     initial_weights=None,
     seed=0,
     normalization="pass",
+    max_samples=None,
     batch_size=32,
+    verbose=False,
 ):
-    """Make a sparse model of a trained one, without retraining (Garg 2020, section 4.4).
+    """Make a sparse model of a trained one, without labels and without retraining.
 
-    The new model has the classes, the topology and the weights of the given one, with exact zeros
-    where the edges of least significance were: plain Keras, which saves, loads and exports
-    without this library. Per kernel exactly `round(sparsity * size)` edges go, one less where
-    that is all of them, lowest scores first, on a tie the earlier position in the C-ordered
-    flattened kernel (equation 4.5). Biases and normalisation layers stay as they are. The given
-    model is not touched. `keras_saliency.KeepSparsity()` keeps the zeros while it is trained on.
+    The new model has the classes and the topology of the given one, with exact zeros where the
+    edges of least worth were: plain Keras, which saves, loads and exports without this library.
+    Where `data` are given, some hundred inputs, the weights that stay, biases and means of batch
+    norms are then fitted layer by layer, so that each layer computes what it did (`reconstruct`).
+    Lowest scores go first, on a tie the earlier position in the C-ordered
+    flattened kernel (equation 4.5); no kernel loses all of its edges. The given model is not
+    touched. `keras_saliency.KeepSparsity()` keeps the zeros while the result is trained on.
 
     Works on Sequential, functional and nested models, shared layers, wrappers such as
     `TimeDistributed` and `Bidirectional`, recurrent and attention layers, and on subclassed models
@@ -59,14 +70,21 @@ def sparsify(
         sparsity: Share of the edges that go, in [0, 1): one number; a dict from layer name to
             number, the others stay dense; or a function that takes a layer and returns a number
             or `None` for dense.
-        data: Inputs, a sample of two or more, from which `"isparse"` scores the output neurons;
-            see `edge_significance`.
-        method: `"isparse"`: significance for the output. `"magnitude"`: `|weight|` (the
-            retraining-free peer). `"random"` (DropConnect). `"lottery"`: `|weight|`, and what stays
-            goes back to its `initial_weights`, ready to be trained again.
+        data: Inputs to fit the rest of the weights on and to score from: what `model.predict`
+            takes, or `(x, y)` pairs of it, whose `y` is not used. Two hundred and more do best.
+        method: Which edges go. `"auto"`: `"admm"` where edges or N:M are refitted, else
+            `"isparse"`. `"admm"`: masks and weights found together (Boyd et al., 2011; Boža, 2024).
+            `"isparse"`: significance for the output (Garg 2020, section 4.4). `"magnitude"`:
+            `|weight|`.
+            `"random"` (DropConnect). `"lottery"`: `|weight|`, and what stays goes back to its
+            `initial_weights`, ready to be trained again.
         scores: How output neurons score: `"inffs"`, `"identity"`, `"pca"` (G table 4.3).
-        scope: `"layer"`: each kernel loses its share. `"global"`: all edges are ranked together,
-            and the model loses the share.
+        scope: How the share is spread over the kernels that take part. `"layer"`: each loses the
+            same share. `"global"`: all edges are ranked together. `"lamp"`: the shares that
+            layer-adaptive magnitude gives (Lee et al., 2021), the masks by `method`. `"erk"`:
+            density in proportion to the sum of a kernel's extents over their product (Evci et al.,
+            2020). With these three the model loses exactly `round(sparsity * edges taking part)`.
+            Default: `"lamp"` for edges, else `"layer"`.
         granularity: `"edge"`. `"channel"`: whole output channels, `round(sparsity * channels)`,
             those with the lowest sum of edge scores; the channels of the model's outputs stay,
             unless `layers` or a dict as `sparsity` names their layer. A pair `(n, m)`: of every m
@@ -74,18 +92,29 @@ def sparsify(
         order: `"forward"`; or `"backward"` or `"random"`, where the scores of a layer know what is
             masked in the layers before it in that order (G 4.6.6).
         layers, exclude: Which layers: objects, names, glob patterns, compiled regular
-            expressions, or predicates, or a list of these; see `maskable_kernels`.
+            expressions, or predicates, or a list of these; see `maskable_kernels`. Depthwise
+            kernels take part where `layers` or a dict as `sparsity` names them, or with
+            `exclude=()`.
+        reconstruct: Whether what stays is fitted to the dense model. `"auto"`: where `data` are
+            given, but not for `"lottery"` with `initial_weights`.
+        gate: Whether a quarter of the inputs is held out to tell if the refit does better than
+            magnitude masks with weights as they are. `"auto"`: below 256 inputs.
         masked: Whether the model gets masked layers instead (`MaskedDense`, ...), in which a masked
             weight keeps its stored value, so that it may come back.
         inplace: Whether `model` itself is changed and returned, at the very end or not at all.
             Its compile settings and optimizer stay.
         return_report: Whether to return `(model, report)`: the frame of `sparsity_report` with
-            the columns `target` and `reason`, why a kernel stayed dense.
+            the columns `target`, `reason` (why a kernel stayed dense), `refitted`,
+            `error_masked` and `error`: the squared error over the variance of a kernel's outputs,
+            with masks alone and as handed over. `report.attrs["gate"]` says who won and by how
+            much.
         initial_weights: For `"lottery"`: the weights before training, as `model.get_weights()`
             gave them. Without them the weights stay.
         seed: Of `method="random"` and `order="random"`.
         normalization: Whether normalisation layers `"pass"` or `"scale"` significance.
+        max_samples: How many samples are read from a stream of data, which may be endless.
         batch_size: How many samples of `data` the model sees at once.
+        verbose: Whether a progress bar is shown.
 
     Returns:
         A new model, compiled like the given one (with a fresh optimizer state); with
@@ -108,7 +137,7 @@ def sparsify(
     )
     x = np.random.default_rng(0).normal(size=(64, 8))
     sparse = keras_saliency.sparsify(model, 0.5, data=x)
-    assert keras_saliency.sparsity_report(sparse)["zeros"].tolist() == [64, 24]
+    assert keras_saliency.sparsity_report(sparse)["zeros"].sum() == 88  # of 176 edges
     ```
     """
     if inplace and masked:
@@ -116,40 +145,136 @@ def sparsify(
             "`inplace=True` changes the weights of the model, not its layers, so it cannot be "
             "combined with `masked=True`. Drop one of them."
         )
-    maker = MaskMaker(
-        model,
-        sparsity,
-        data,
-        method,
-        scores=scores,
-        scope=scope,
-        granularity=granularity,
-        order=order,
-        layers=layers,
-        exclude=exclude,
-        seed=seed,
-        normalization=normalization,
-        batch_size=batch_size,
-    )
+    data = None if data is None else read_inputs(model, data, max_samples)
+    rewinds = method == "lottery" and initial_weights is not None
+    fits = refit.resolve(reconstruct, data) and not (rewinds and reconstruct == "auto")
+    if fits:
+        refit.check_finite(model, data)
+    admm = _uses_admm(method, granularity, fits)
+    options = {
+        "scores": scores,
+        "scope": scope,
+        "granularity": granularity,
+        "order": order,
+        "layers": layers,
+        "exclude": exclude,
+        "seed": seed,
+        "normalization": normalization,
+        "batch_size": batch_size,
+    }
+    # ADMM finds masks of its own; where it cannot, and for shares, other scores stand in.
+    chosen = ("isparse" if scope == "global" else "magnitude") if admm else method
+    maker = MaskMaker(model, sparsity, data, "isparse" if chosen == "auto" else chosen, **options)
     rewound = _rewound(model, initial_weights, method)
     masks = maker.masks()
+    done = None
+    if fits:
+        options["scope"] = "layer" if options["scope"] is None else options["scope"]
+
+        def magnitude():
+            shares = {key: 1 - mask.mean() for key, mask in masks.items()}
+            if not isinstance(granularity, str):
+                shares = sparsity
+            plain = {**options, "scope": "layer", "order": "forward"}
+            return MaskMaker(model, shares, None, "magnitude", **plain).masks()
+
+        done = _refitted(model, maker, masks, data, admm, gate, magnitude, inplace, verbose)
+        masks = done.sweep.masks
     if masked:
-        sparse = _masked_model(model, maker, masks, rewound)
+        sparse = masked_model(model, maker, masks, rewound)
+        if done is not None:
+            take_over_masked(sparse, model, masks, done.sweep, done.copy)
     elif inplace:
-        _zero_in_place(model, maker, masks, rewound)
         sparse = model
+        if done is not None:
+            take_over(model, masks, done.sweep, done.copy)
+        else:
+            zero_in_place(model, maker, masks, rewound)
+    elif done is not None:
+        sparse = done.copy
     else:
-        values = rewound | _plain_values(model, merge=True)
+        values = dict(rewound)
         for kernel in maker.kernels:
-            values[id(kernel.variable)] = _sparse_value(kernel, masks[kernel.key], rewound)
-        sparse = copy_model(model, make=lambda layer: _plain_layer(layer, True), values=values)
-    if not return_report:
-        return sparse
+            values[id(kernel.variable)] = sparse_value(kernel, masks[kernel.key], rewound)
+        sparse = plain_copy(model, values)
+    return (sparse, _report(sparse, maker, done)) if return_report else sparse
+
+
+def _uses_admm(method, granularity, fits):
+    if method == "auto":
+        return fits and granularity not in ("channel", "head")
+    if method != "admm":
+        if isinstance(method, str) and method not in METHODS:
+            raise ValueError(
+                f"`method` must be one of {('auto', 'admm', *METHODS)}. Received: method={method!r}"
+            )
+        return False
+    if not fits:
+        raise ValueError(
+            "`method='admm'` finds masks while it fits the weights, so it needs `data` and "
+            "`reconstruct`. Pass some hundred inputs as `data`, or take method='magnitude'."
+        )
+    if granularity in ("channel", "head"):
+        raise ValueError(
+            "`method='admm'` masks edges or N:M groups. Take method='isparse' for "
+            f"granularity={granularity!r}."
+        )
+    return True
+
+
+def _refitted(model, maker, masks, data, admm, gate, magnitude, inplace, verbose):
+    keys = set(masks)
+
+    def kernels_of(copy):
+        return [kernel for kernel in maskable_kernels(copy) if kernel.key in keys]
+
+    def make_copy():
+        try:
+            return plain_copy(model)
+        except ValueError:
+            if inplace:  # fitted on the dense network's own inputs, without a copy
+                return model
+            raise
+
+    counts = {}
+    if admm:
+        counts = {key: int(mask.size - np.count_nonzero(mask)) for key, mask in masks.items()}
+    granularity = maker.granularity
+    return refit.reconstruct(
+        model,
+        make_copy,
+        kernels_of,
+        data,
+        masks,
+        plain_masks=magnitude,
+        gate=gate,
+        counts=counts,
+        neighbours=granularity if isinstance(granularity, tuple) else None,
+        seed=maker.seed or 0,
+        batch_size=maker.batch_size,
+        verbose=verbose,
+    )
+
+
+def _report(sparse, maker, done):
+    """`sparsity_report` of the result, with what was asked for and what the refit did."""
     report = kernel_frame(sparse)
     reasons = {skipped.path: skipped.reason for skipped in maker.skipped}
-    report["target"] = [maker.targets.get(key, np.nan) for key in report["layer"]]
-    report["reason"] = [reasons.get(key, "") for key in report["layer"]]
-    return sparse, report
+    errors = {} if done is None else done.sweep.errors
+    keys = report["layer"]
+    report["target"] = [maker.targets.get(key, np.nan) for key in keys]
+    report["reason"] = [reasons.get(key, "") for key in keys]
+    report["refitted"] = [key in errors for key in keys]
+    report["error_masked"] = [errors.get(key, (np.nan, np.nan))[0] for key in keys]
+    report["error"] = [errors.get(key, (np.nan, np.nan))[1] for key in keys]
+    report.attrs["gate"] = None if done is None else done.gate
+    taking = report[keys.isin(list(maker.targets))]
+    report.attrs["taking_part"] = {
+        "size": int(taking["size"].sum()),
+        "zeros": int(taking["zeros"].sum()),
+        "sparsity": float(taking["zeros"].sum() / max(taking["size"].sum(), 1)),
+    }
+    return report
 
 
 def strip_masks(model):
@@ -181,157 +306,9 @@ def strip_masks(model):
     check_built(model)
     return copy_model(
         model,
-        make=lambda layer: _plain_layer(layer, isinstance(layer, MaskedKernels)),
-        values=_plain_values(model, merge=False),
+        make=lambda layer: plain_layer(layer, isinstance(layer, MaskedKernels)),
+        values=plain_values(model, merge=False),
     )
-
-
-def _plain_layer(layer, merge):
-    """A layer of Keras's own class, or the user's, without masks, and without LoRA if asked."""
-    parts = layer._flatten_layers()
-    masked = any(isinstance(part, MaskedKernels) for part in parts)
-    updated = merge and any(getattr(part, "lora_enabled", False) for part in parts)
-    if not masked and not updated:
-        return same_layer(layer)
-    config = plain_config(layer.get_config())
-    if updated:
-        config = _without_lora(config)
-    if isinstance(layer, MaskedKernels):
-        config.pop("masked", None)
-        return layer.plain_class.from_config(config)
-    return type(layer).from_config(config)
-
-
-def _without_lora(config):
-    if isinstance(config, dict):
-        return {
-            key: _without_lora(value)
-            for key, value in config.items()
-            if key not in ("lora_rank", "lora_alpha")
-        }
-    if isinstance(config, (list, tuple)):
-        return type(config)(_without_lora(item) for item in config)
-    return config
-
-
-def _plain_values(model, merge):
-    """What the weights of masked layers are in a plain model, for `copy_model`.
-
-    With `merge` every LoRA update goes into its kernel, else only those under a mask.
-    """
-    values = {}
-    for layer in model._flatten_layers():
-        masks = layer.kernel_masks() if isinstance(layer, MaskedKernels) else []
-        updated = getattr(layer, "lora_enabled", False) and (merge or masks)
-        if updated:
-            values.update({id(v): LEFT_OUT for v in lora.lora_variables(layer)})
-            variable = lora.kernel_variable(layer)
-            values[id(variable)] = lambda layer=layer: lora.merged_kernel(layer)
-        for variable, mask in masks:
-            values[id(mask)] = LEFT_OUT
-            if keras.backend.is_float_dtype(variable.dtype):  # a quantised zero is one already
-                value = values.get(id(variable), variable)
-                values[id(variable)] = lambda value=value, mask=mask: _masked_array(value, mask)
-    return values
-
-
-def _masked_array(value, mask):
-    array = value() if callable(value) else np.array(ops.convert_to_numpy(value))
-    array[~np.asarray(ops.convert_to_numpy(mask))] = 0
-    return array
-
-
-def _current_mask(kernel):
-    """The mask that a kernel has already, or `None`."""
-    if not isinstance(kernel.owner, MaskedKernels):
-        return None
-    return kernel.owner.masks.get(kernel.name.lstrip("_"))
-
-
-def _sparse_value(kernel, mask, rewound):
-    """A function that returns the kernel in use, with zeros where a mask is `False`."""
-
-    def value():
-        given = rewound.get(id(kernel.variable))
-        if given is not None:
-            array = np.array(given)
-        elif getattr(kernel.owner, "lora_enabled", False):
-            array = lora.merged_kernel(kernel.owner)
-        else:
-            array = np.array(ops.convert_to_numpy(kernel.variable))
-        array[~mask] = 0
-        current = _current_mask(kernel)
-        return array if current is None else _masked_array(lambda: array, current)
-
-    return value
-
-
-def _zero_in_place(model, maker, masks, rewound):
-    """Bring the zeros into the model itself: everything is computed before anything changes."""
-    new = {
-        id(kernel.variable): _sparse_value(kernel, masks[kernel.key], rewound)()
-        for kernel in maker.kernels
-    }
-    kernels = {id(kernel.variable) for kernel in maker.kernels}
-    jobs = [(kernel.variable, new[id(kernel.variable)]) for kernel in maker.kernels]
-    jobs += [(v, rewound[id(v)]) for v in model.weights if id(v) in set(rewound) - kernels]
-    jobs += [
-        (_current_mask(kernel), masks[kernel.key])
-        for kernel in maker.kernels
-        if _current_mask(kernel) is not None
-    ]
-    merges = [
-        (layer, new.get(id(lora.kernel_variable(layer)))) for layer in lora.lora_layers(model)
-    ]
-    assign_all(jobs)
-    for layer, kernel in merges:
-        lora.merge(layer, kernel)
-
-
-def _masked_model(model, maker, masks, rewound):
-    sparse = copy_model(model, values=rewound)
-    kernels = [kernel for kernel in maskable_kernels(sparse) if kernel.key in masks]
-    mask_model(sparse, kernels)
-    for kernel in kernels:
-        name = kernel.name.lstrip("_")
-        kernel.owner.set_mask(masks[kernel.key], name)
-        if maker.scope == "layer":
-            targets = kernel.owner.__dict__.setdefault("mask_targets", {})
-            targets[name] = maker.targets[kernel.key]
-    return sparse
-
-
-def mask_model(model, kernels):
-    """Give kernels of a built model masks of ones, in place; the model computes the same.
-
-    Meant for models that nothing has compiled yet.
-
-    Args:
-        model: A built model.
-        kernels: `Kernel` objects of it.
-    """
-    for kernel in kernels:
-        owner = kernel.owner
-        if not isinstance(owner, MaskedKernels) or not owner.kernels:
-            mask_layer(owner, [k.name.lstrip("_") for k in kernels if k.owner is owner])
-    # From the inside out, whatever would not say in its config that something in it is masked.
-    seen = set()  # a container's config is asked for once, since it may be large
-    for kernel in kernels:
-        around = [model, *kernel.parents, kernel.layer]
-        for container in reversed(around):
-            if id(container) in seen or container is kernel.owner:
-                continue
-            seen.add(id(container))
-            if describes_itself(container):
-                continue
-            become_masked(
-                container,
-                {
-                    path: list(item.kernels)
-                    for path, item in sublayer_paths(container)
-                    if isinstance(item, MaskedKernels) and item.masks
-                },
-            )
 
 
 def _rewound(model, initial_weights, method):

@@ -114,7 +114,7 @@ def sensitivity(
 
     from keras_saliency.graph.copying import copy_model
     from keras_saliency.sparsity.masking.masks import MaskMaker, check_sparsity
-    from keras_saliency.sparsity.masking.sparsify import mask_model
+    from keras_saliency.sparsity.masking.results import mask_model
 
     sparsities = sorted({0.0, *(check_sparsity(s, "sparsities") for s in sparsities)})
     if metric is None and not getattr(model, "compiled", False):

@@ -181,6 +181,14 @@ class EdgeScores:
             block *= part
             yield start, stop, block.reshape(-1)
 
+    def powered(self, power):
+        """The scores with the neurons' significance raised to a power."""
+        factor = np.power(self.factor, power)
+        mean = factor.mean()
+        return EdgeScores(
+            self.values, factor / mean if mean > 0 else factor, self.exponent * power, self.mask
+        )
+
     def array(self, dtype=np.float64):
         """All scores, an array of the kernel's shape."""
         out = np.empty(self.size, dtype=dtype)

@@ -1,0 +1,138 @@
+"""From masks to a sparse model that computes what the dense one did, or close to it."""
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_saliency.graph.copying import layers_of, own_variables
+from keras_saliency.sparsity.reconstruction.gate import (
+    LEAST,
+    TRUSTED,
+    distance,
+    output_kinds,
+    outputs_of,
+    split,
+)
+from keras_saliency.sparsity.reconstruction.recalibrate import recalibrate
+from keras_saliency.sparsity.reconstruction.sweep import Refit
+
+
+def resolve(reconstruct, data, argument="reconstruct"):
+    """Whether to reconstruct: `"auto"` does where there are data."""
+    if reconstruct not in (True, False, "auto"):
+        raise ValueError(
+            f"`{argument}` must be True, False or 'auto'. Received: {argument}={reconstruct!r}"
+        )
+    if reconstruct is True and data is None:
+        raise ValueError(
+            f"`{argument}=True` fits the weights that stay to what the model computes, for which "
+            "it needs `data`: some hundred inputs, no labels. Received: data=None"
+        )
+    return data is not None if reconstruct == "auto" else reconstruct
+
+
+class Reconstruction:
+    """What a refit has done.
+
+    Attributes:
+        copy: The sparse model.
+        sweep: The `Refit`, with masks, errors and new values.
+        gate: `None`, or a dict: which of `"refit"` and `"masks"` won, and their distances.
+    """
+
+    def __init__(self, copy, sweep, gate=None):
+        self.copy = copy
+        self.sweep = sweep
+        self.gate = gate
+
+
+def reconstruct(model, make_copy, kernels_of, data, masks, *, plain_masks, gate="auto", **options):
+    """Refit a pruned copy of a model, if that is better than leaving the weights as they are.
+
+    Args:
+        model: The dense model.
+        make_copy: Function that returns a copy of it to prune.
+        kernels_of: Function of a copy that returns the `Kernel` objects that take part.
+        data: Inputs, a nest of arrays.
+        masks: Dict from kernel key to a boolean array.
+        plain_masks: Function that returns the masks which compete without a refit.
+        gate: `True`, `False`, or `"auto"`: below 256 inputs.
+        **options: Of `Refit`.
+
+    Returns:
+        A `Reconstruction`.
+    """
+    if gate not in (True, False, "auto"):
+        raise ValueError(f"`gate` must be True, False or 'auto'. Received: gate={gate!r}")
+    count = len(tree.flatten(data)[0])
+    gated = count >= LEAST and (count < TRUSTED if gate == "auto" else gate)
+
+    def refit(part, copy=None):
+        copy = make_copy() if copy is None else copy
+        sweep = Refit(model, copy, kernels_of(copy), part, masks, **options)
+        return Reconstruction(copy, sweep.run())
+
+    first = make_copy()
+    if not gated or first is model:
+        return refit(data, first)
+
+    def leave(part):
+        copy = make_copy()
+        norms = [
+            x for x in copy._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)
+        ]
+        rest = {k: v for k, v in options.items() if k not in ("counts", "neighbours")}
+        kernels = kernels_of(copy)
+        sweep = Refit(model, copy, kernels, part, plain_masks(), fit=False, **rest)
+        if norms:
+            for kernel in kernels:
+                sweep.mask_alone(kernel)
+            recalibrate(copy, part, reference=model, batch_size=options.get("batch_size", 32))
+            for norm in norms:
+                for v in (norm.moving_mean, norm.moving_variance):
+                    sweep.values[id(v)] = v, np.array(ops.convert_to_numpy(v))
+        else:
+            sweep.run()
+        return Reconstruction(copy, sweep)
+
+    seed, batch_size = options.get("seed", 0), options.get("batch_size", 32)
+    rest, held = split(data, seed)
+    wanted = outputs_of(model, held, batch_size)
+    kinds = output_kinds(model, len(wanted))
+    found = {
+        name: distance(wanted, outputs_of(make(rest).copy, held, batch_size), kinds)
+        for name, make in (("refit", refit), ("masks", leave))
+    }
+    winner = "refit" if found["refit"] <= found["masks"] else "masks"
+    result = refit(data) if winner == "refit" else leave(data)
+    result.gate = {"winner": winner, **found}
+    return result
+
+
+def check_finite(model, data):
+    """Refuse data and weights that no fit can follow."""
+    for x in tree.flatten(data):
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            raise ValueError(
+                "`data` holds NaN or infinity, which no fit can follow. Remove those samples, or "
+                "pass `reconstruct=False`."
+            )
+    for v in model.weights:
+        if not keras.backend.is_float_dtype(v.dtype):
+            continue
+        if not np.isfinite(np.asarray(ops.convert_to_numpy(v), "float32")).all():
+            raise ValueError(
+                f"The weight '{v.path}' of '{model.name}' holds NaN or infinity, so its outputs "
+                "cannot be fitted. Train it anew, or pass `reconstruct=False`."
+            )
+
+
+def counterparts(source, target):
+    """Dict from the `id` of a variable of `source` to that of the same name in `target`."""
+    found = {}
+    for old, new in zip(layers_of(source), layers_of(target), strict=True):
+        named = {v.name: v for v in own_variables(new)}
+        for variable in own_variables(old):
+            if variable.name in named:
+                found[id(variable)] = named[variable.name]
+    return found
