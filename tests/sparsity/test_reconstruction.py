@@ -397,3 +397,25 @@ def test_half_precision_is_fitted_in_float32_and_rounded_once():
     assert sparse.layers[0]._kernel.dtype == "float16"
     wanted = outputs(model, x)
     assert np.square(outputs(sparse, x) - wanted).mean() < 0.3 * wanted.var()
+
+
+@pytest.mark.parametrize("name", ["residual", "nested", "dense"])
+def test_a_shrunk_model_computes_what_the_dense_one_did(name):
+    if name == "dense":
+        model, x = sequential(layers.Dense(32, activation="relu"), layers.Dense(4)), normal(300, 8)
+    elif name == "residual":
+        model, x = residual(), normal(300, 8, 8, 3)
+    else:
+        inner = sequential(layers.Dense(32, activation="relu"), layers.Dense(8))
+        i = keras.Input((8,))
+        model, x = keras.Model(i, layers.Dense(4)(inner(i))), normal(300, 8)
+    wanted = outputs(model, x)
+    options = {"parameters": 0.8, "round_to": 2, "method": "magnitude", "verbose": False}
+    alone = keras_saliency.shrink_to(model, reconstruct=False, data=x, **options)
+    fitted = keras_saliency.shrink_to(model, data=x, **options)
+    assert [v.shape for v in fitted.weights] == [v.shape for v in alone.weights]
+    gaps = [np.square(outputs(m, x) - wanted).mean() for m in (fitted, alone)]
+    assert gaps[0] < 0.7 * gaps[1]
+    # A budget that removes nothing gives the same model.
+    same = keras_saliency.shrink_to(model, parameters=1.0, data=x, verbose=False)
+    np.testing.assert_allclose(outputs(same, x), wanted, atol=1e-5)

@@ -73,7 +73,7 @@ def polish(
             "`model` and `reference` must have the same outputs. Received shapes "
             f"{[y.shape[1:] for y in given]} and {[y.shape[1:] for y in wanted]}"
         )
-    student = _Student(model, output_kinds(model, len(wanted)))
+    student = Student(model, output_kinds(model, len(wanted)))
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     student.compile(keras.optimizers.Adam(schedule))
     rng = np.random.default_rng(seed)
@@ -149,7 +149,7 @@ class _Batches(keras.utils.PyDataset):
         return x, tuple(y[rows] for y in self.wanted)
 
 
-class _Student(keras.Model):
+class Student(keras.Model):
     """The model under the loss that compares it with the dense one."""
 
     def __init__(self, model, kinds):

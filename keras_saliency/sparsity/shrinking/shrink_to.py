@@ -2,16 +2,23 @@
 
 import numbers
 
+import keras
 import numpy as np
 from keras import tree
 
 from keras_saliency.graph.compiling import copy_compile
+from keras_saliency.graph.copying import copy_model
+from keras_saliency.graph.data import read_inputs
 from keras_saliency.graph.functional import functional_of
+from keras_saliency.graph.selection import selected
+from keras_saliency.sparsity.kernels import maskable_kernels
+from keras_saliency.sparsity.reconstruction import refit
 from keras_saliency.sparsity.shrinking.channels import find_weight, read_weight
 from keras_saliency.sparsity.shrinking.cost import operations, parameters
 from keras_saliency.sparsity.shrinking.groups import ChannelGroups
 from keras_saliency.sparsity.shrinking.rebuild import rebuild
 from keras_saliency.sparsity.shrinking.shrink import summary, without_masks
+from keras_saliency.sparsity.significance.walk import edge_significance
 
 _METHODS = ("isparse", "magnitude", "random")
 _SCOPES = ("layer", "global")
@@ -28,14 +35,18 @@ def shrink_to(
     scope="layer",
     round_to=8,
     exclude=None,
+    reconstruct="auto",
+    gate="auto",
     seed=0,
+    batch_size=32,
     verbose=True,
 ):
     """Prune a model to a share of its size by removing the least significant channel groups.
 
     Channels that additions, products, norms and the like tie together are scored and removed
     together, so the model shrinks through residual connections too. The channels of the model's
-    outputs stay. Removing channels changes the outputs; train on afterwards.
+    outputs stay. Where `data` are given, what reads removed channels is fitted to do with those
+    that stay, layer by layer, so that the model holds without labels and without training.
 
     Args:
         model: A built Functional or Sequential model. It is not changed.
@@ -44,14 +55,20 @@ def shrink_to(
         parameters: Share of the parameters that may remain.
         channels: Share of the channels of every layer (`scope="layer"`) or of the model
             (`scope="global"`) that remains, rounded.
-        data: Inputs from which the significance of the outputs is computed (`method="isparse"`).
+        data: Inputs to fit the rest of the weights on and to score from: what `model.predict`
+            takes, or `(x, y)` pairs of it. Two hundred and more do best.
         method: `"isparse"` (significance for the output, G 4.4), `"magnitude"` (sums of absolute
             weights), or `"random"`.
         scope: `"layer"`: the same share everywhere; `"global"`: all groups compete, by scores
             relative to their layer's mean.
         round_to: Every layer keeps a multiple of this many channels, where it has so many.
         exclude: Layers to keep as they are; see `shrink`.
-        seed: Seed of `method="random"`.
+        reconstruct: Whether what stays is fitted to the dense model. `"auto"`: where `data` are
+            given.
+        gate: Whether a quarter of the inputs is held out to tell if the fit does better than
+            weights as they are. `"auto"`: below 256 inputs.
+        seed: Of `method="random"`, and of the positions that the fit draws.
+        batch_size: Integer, how many samples a layer sees at once.
         verbose: Whether to print in one line how much was removed.
 
     Returns:
@@ -101,15 +118,50 @@ def shrink_to(
     if isinstance(round_to, bool) or not isinstance(round_to, numbers.Integral) or round_to < 1:
         raise ValueError(f"`round_to` must be a positive integer. Received: {round_to!r}")
     given_model = model
+    if data is not None and isinstance(model, keras.Model):
+        data = read_inputs(model, data)
+    fits = refit.resolve(reconstruct, data)
     model, exclude = without_masks(model, exclude)
     groups = ChannelGroups(model, exclude)
     budget = _Budget(groups, what, data, round_to)
     live = budget.choose(share, scope, group_scores(groups, data, method, seed))
+    if fits and not live.all():
+        names = [layer.name for layer in selected(model, exclude, "exclude")]
+        fitted = _refitted(
+            groups, live, data, gate=gate, seed=seed, batch_size=batch_size, verbose=verbose
+        )
+        groups = ChannelGroups(fitted, names or None)
     small = rebuild(groups, live)
     copy_compile(given_model, small)
     if verbose:
         print(summary("shrink_to", groups, live, small))
     return small
+
+
+def _refitted(groups, live, data, **options):
+    """A copy of the model in which nothing reads what goes, fitted to compute the same."""
+    model = groups.model
+    refit.check_finite(model, data)
+    known = {id(kernel.variable): kernel.key for kernel in maskable_kernels(model)}
+    masks = {}
+    for call in groups.calls.values():
+        for edges in call.kernels:
+            _, variable = find_weight(call.layer, edges.weight)
+            if id(variable) in known:
+                shape = tuple(variable.shape)
+                stays = edges.matrix(np.ones(shape, bool))
+                stays &= live[groups.labels[edges.inputs.ids]][:, None]
+                stays &= live[groups.labels[edges.outputs]]
+                masks[known[id(variable)]] = edges.unmatrix(stays, shape)
+    return refit.reconstruct(
+        model,
+        lambda: copy_model(model),
+        lambda copy: [kernel for kernel in maskable_kernels(copy) if kernel.key in masks],
+        data,
+        masks,
+        plain_masks=lambda: masks,
+        **options,
+    ).copy
 
 
 def group_scores(groups, data=None, method="isparse", seed=0):
@@ -145,9 +197,6 @@ def group_scores(groups, data=None, method="isparse", seed=0):
 
 def _significance(model, data):
     """Edge scores by the identity of the weight."""
-    from keras_saliency.sparsity.kernels import maskable_kernels
-    from keras_saliency.sparsity.significance.walk import edge_significance
-
     scores = edge_significance(model, data, "identity" if data is None else "inffs")
     kernels = maskable_kernels(model)
     return {id(k.variable): scores[k.key] for k in kernels if k.key in scores}
