@@ -1,5 +1,7 @@
 """The checks that several arguments share. Each names the argument, and returns its plain value."""
 
+import functools
+import inspect
 import math
 import numbers
 import reprlib
@@ -69,10 +71,10 @@ def number(name, value, minimum=None, maximum=None, above=False, below=False, op
 
 
 def boolean(name, value):
-    """Return a flag as a bool."""
-    if not isinstance(value, bool | np.bool_):
-        raise wrong(name, "True or False", value, ArgumentTypeError)
-    return bool(value)
+    """Return a flag as a bool; 0 and 1 are flags too."""
+    if isinstance(value, numbers.Integral | np.bool_) and value in (0, 1):
+        return bool(value)
+    raise wrong(name, "True or False", value, ArgumentTypeError)
 
 
 def choice(name, value, choices):
@@ -133,6 +135,136 @@ def data_format(value):
 
         return keras.config.image_data_format()
     return choice("data_format", value, DATA_FORMATS)
+
+
+def text(name, value, optional=True):
+    """Return a string, or None."""
+    if isinstance(value, str) or (optional and value is None):
+        return value
+    raise wrong(name, "a string" + ", or None" * optional, value, ArgumentTypeError)
+
+
+def arguments_of(name, value):
+    """Return a dict from names to arguments, empty for None."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise wrong(name, "a dict from names to arguments, or None", value, ArgumentTypeError)
+    return dict(value)
+
+
+def activation(name, value):
+    """Return what names an activation, or is one."""
+    import keras
+
+    try:
+        keras.activations.get(value)
+    except (ValueError, TypeError) as error:
+        raise wrong(name, "the name of an activation, or a callable", value) from error
+    return value
+
+
+def shape(name, value, what):
+    """Return the shape of a sample as a tuple; extents may be None.
+
+    Args:
+        name, value: As above.
+        what: The names of the axes, such as `("time", "variates")`; the last one, or with images
+            the channels, are checked by the caller.
+    """
+    expected = f"({', '.join(what)}), positive integers, or None for an extent that is not known"
+    result = items(name, value)
+    if len(result) != len(what):
+        raise wrong(name, expected, value)
+    for n in result:
+        if n is not None and (isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1):
+            raise wrong(name, expected, value)
+    return tuple(None if n is None else int(n) for n in result)
+
+
+def items(name, value):
+    """Return what a list, a tuple or an array holds, as a list."""
+    if not isinstance(value, str | bytes | dict | set):
+        try:
+            return list(value)
+        except TypeError:
+            pass
+    raise wrong(name, "a list", value, ArgumentTypeError)
+
+
+def sizes(name, value):
+    """Return integers >= 1, at least one of them, as a tuple."""
+    result = tuple(integer(name, one) for one in items(name, value))
+    if not result:
+        raise wrong(name, "one or more integers >= 1", value)
+    return result
+
+
+# ---- in one declarative place ----------------------------------------------------------------
+
+
+def checked(**rules):
+    """Decorate a function so that its arguments are checked before it begins.
+
+    Args:
+        **rules: By the name of an argument, a function of `(name, value)` that returns the plain
+            value or raises an error. Defaults are not checked.
+
+    Example:
+
+    >>> from keras_saliency import validation
+    >>> @validation.checked(sigma=validation.real(0, above=True), octaves=validation.whole(1))
+    ... def smooth(sigma, octaves=3):
+    ...     return sigma * octaves
+    >>> smooth(2)
+    6.0
+    """
+
+    def decorate(function):
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            bound = signature.bind(*args, **kwargs)
+            for name, rule in rules.items():
+                if name in bound.arguments:
+                    bound.arguments[name] = rule(name, bound.arguments[name])
+            return function(*bound.args, **bound.kwargs)
+
+        wrapper.__signature__ = signature
+        return wrapper
+
+    return decorate
+
+
+def whole(minimum=1, maximum=None, optional=False):
+    """A rule: `integer`."""
+    return lambda name, value: integer(name, value, minimum, maximum, optional)
+
+
+def real(minimum=None, maximum=None, above=False, below=False, optional=False):
+    """A rule: `number`."""
+    return lambda name, value: number(name, value, minimum, maximum, above, below, optional)
+
+
+def share(name, value):
+    """A rule: a number in [0, 1)."""
+    return number(name, value, 0, 1, below=True)
+
+
+def one_of(*choices):
+    """A rule: `choice`."""
+    return lambda name, value: choice(name, value, choices)
+
+
+def numbers_in(ranks=None, finite=False, empty=False):
+    """A rule: `array`."""
+    return lambda name, value: array(name, value, ranks, finite, empty)
+
+
+def seeds(name, value):
+    """A rule: `seed`."""
+    return seed(value, name)
 
 
 def _bounds(minimum, maximum, above=False, below=False):

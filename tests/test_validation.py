@@ -57,7 +57,7 @@ def test_choices_compare_by_type():
         with pytest.raises(ValueError, match="`x` must be one of 'a', 'b'"):
             validation.choice("x", value, ("a", "b"))
     with pytest.raises(ValueError, match="`flag` must be True or False"):
-        validation.boolean("flag", 1)
+        validation.boolean("flag", 2)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,23 @@
 
 import keras
 
+from keras_saliency import validation
 from keras_saliency.models.attach import add_attention
+
+TOP = {
+    "include_top": validation.boolean,
+    "classifier_activation": validation.activation,
+    "name": validation.text,
+}
 
 
 def image_input(input_shape, smallest):
     """Return an `Input`, if its extents are known and large enough."""
     channels_first = keras.config.image_data_format() == "channels_first"
-    shape = tuple(input_shape)
+    shape = validation.shape("input_shape", input_shape, ("height", "width", "channels"))
     extents = shape[1:] if channels_first else shape[:2]
-    if len(shape) != 3 or any(n is not None and n < smallest for n in extents):
+    channels = shape[0] if channels_first else shape[2]
+    if channels is None or any(n is not None and n < smallest for n in extents):
         raise ValueError(
             "`input_shape` must be (height, width, channels) in Keras's image data format, each "
             f"extent at least {smallest}. Received: input_shape={input_shape}"
@@ -20,10 +28,7 @@ def image_input(input_shape, smallest):
 
 def scaled(filters, width_multiplier):
     """Return a number of filters times the width multiplier, at least 1."""
-    if not width_multiplier > 0:
-        raise ValueError(
-            f"`width_multiplier` must be positive. Received: width_multiplier={width_multiplier}"
-        )
+    width_multiplier = validation.number("width_multiplier", width_multiplier, 0, above=True)
     return max(1, round(filters * width_multiplier))
 
 
@@ -35,26 +40,29 @@ def end_of_backbone(x, pooling):
         "avg": keras.layers.GlobalAveragePooling2D,
         "max": keras.layers.GlobalMaxPooling2D,
     }
-    if pooling not in layers:
-        raise ValueError(f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}")
+    validation.choice("pooling", pooling, (None, *layers))
     return layers[pooling](name=f"{pooling}_pool")(x)
 
 
 def classifier(x, num_classes, activation):
     """Return the output layer's tensor; it is float32 under mixed precision."""
     layer = keras.layers.Dense(
-        num_classes, activation=activation, dtype="float32", name="predictions"
+        validation.integer("num_classes", num_classes),
+        activation=activation,
+        dtype="float32",
+        name="predictions",
     )
     return layer(x)
 
 
 def finished(inputs, outputs, name, attention, placement, attention_kwargs):
     """Return the model, with attention if it is wanted."""
+    kwargs = validation.arguments_of("attention_kwargs", attention_kwargs)
     model = keras.Model(inputs, outputs, name=name)
     if attention is None:
-        if attention_kwargs:
+        if kwargs:
             raise ValueError(
                 f"`attention_kwargs` need an `attention`. Received: {attention_kwargs}"
             )
         return model
-    return add_attention(model, attention, placement, **(attention_kwargs or {}))
+    return add_attention(model, attention, placement, **kwargs)

@@ -9,6 +9,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_saliency import validation
 from keras_saliency.layers.attention.factory import attention_factory
 from keras_saliency.layers.attention.san import SANAttention
 from keras_saliency.models.placement import as_functional, data_format, is_nested, plan
@@ -160,8 +161,7 @@ def build_copy(model, attention, placement, kwargs):
 
 
 def _check(model, placement):
-    if placement not in PLACEMENTS:
-        raise ValueError(f"`placement` must be one of {PLACEMENTS}. Received: {placement!r}")
+    validation.choice("placement", placement, PLACEMENTS)
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
     if isinstance(model, keras.Sequential) and not model.built:

@@ -2,7 +2,9 @@
 
 from keras import layers
 
+from keras_saliency import validation
 from keras_saliency.models.assembly import (
+    TOP,
     classifier,
     end_of_backbone,
     finished,
@@ -11,6 +13,7 @@ from keras_saliency.models.assembly import (
 )
 
 
+@validation.checked(padding=validation.one_of("valid", "same"), **TOP)
 def LeNet5(
     input_shape=(28, 28, 1),
     num_classes=10,

@@ -3,9 +3,11 @@
 import keras
 from keras import layers
 
-from keras_saliency.models.assembly import classifier, finished, scaled
+from keras_saliency import validation
+from keras_saliency.models.assembly import TOP, classifier, finished, scaled
 
 
+@validation.checked(units=validation.whole(), **TOP)
 def LSTM4(
     input_shape,
     num_classes,
@@ -50,8 +52,8 @@ def LSTM4(
     forecast = LSTM4((48, 7), 7, attention="ran", classifier_activation="linear")
     ```
     """
-    shape = tuple(input_shape)
-    if len(shape) != 2 or (shape[0] is not None and shape[0] < 2):
+    shape = validation.shape("input_shape", input_shape, ("steps", "variates"))
+    if shape[1] is None or (shape[0] is not None and shape[0] < 2):
         raise ValueError(
             "`input_shape` must be (steps, variates) with at least 2 steps. "
             f"Received: input_shape={input_shape}"

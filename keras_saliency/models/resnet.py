@@ -3,7 +3,9 @@
 import keras
 from keras import layers
 
+from keras_saliency import validation
 from keras_saliency.models.assembly import (
+    TOP,
     classifier,
     end_of_backbone,
     finished,
@@ -81,8 +83,6 @@ def _resnet(
     inputs = x = image_input(input_shape, 8)
     if stem is None:
         stem = "small" if any(n is not None and n < 64 for n in _extents(x)) else "imagenet"
-    if stem not in ("imagenet", "small"):
-        raise ValueError(f"`stem` must be 'imagenet', 'small' or None. Received: stem={stem!r}")
     filters = scaled(64, width_multiplier)
     if stem == "imagenet":
         x = layers.ZeroPadding2D(3, name="conv1_pad")(x)
@@ -110,6 +110,7 @@ def _extents(x):
     return x.shape[2:] if first else x.shape[1:-1]
 
 
+@validation.checked(stem=validation.one_of("imagenet", "small", None), **TOP)
 def ResNet18(
     input_shape=(224, 224, 3),
     num_classes=1000,
@@ -150,6 +151,7 @@ def ResNet18(
     )
 
 
+@validation.checked(stem=validation.one_of("imagenet", "small", None), **TOP)
 def ResNet50(
     input_shape=(224, 224, 3),
     num_classes=1000,

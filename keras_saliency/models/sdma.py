@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_saliency import validation
 from keras_saliency.layers.attention.saliency_series import SaliencySeries
 from keras_saliency.layers.attention.sdma import SDMACrossAttention
 
@@ -18,6 +19,16 @@ _SALIENCY = (
 )
 
 
+@validation.checked(
+    num_classes=validation.whole(optional=True),
+    depth=validation.whole(),
+    units=validation.whole(optional=True),
+    forecast=validation.whole(optional=True),
+    stack=validation.one_of(*_STACKS),
+    dropout=validation.share,
+    classifier_activation=validation.activation,
+    name=validation.text,
+)
 def SDMA(  # a function named like the model it makes, as in keras.applications
     input_shape,
     num_classes=None,
@@ -70,8 +81,8 @@ def SDMA(  # a function named like the model it makes, as in keras.applications
     model.compile("rmsprop", "sparse_categorical_crossentropy", metrics=["accuracy"])
     ```
     """
-    input_shape = tuple(input_shape)
-    if len(input_shape) != 2 or not isinstance(input_shape[1], int) or input_shape[1] < 1:
+    input_shape = validation.shape("input_shape", input_shape, ("time", "variates"))
+    if input_shape[1] is None:
         raise ValueError(
             "`input_shape` must be (time, variates) with a known number of variates. "
             f"Received: input_shape={input_shape}"
@@ -81,19 +92,6 @@ def SDMA(  # a function named like the model it makes, as in keras.applications
             "Give `num_classes` for a classifier or `forecast` for a forecaster. "
             f"Received: num_classes={num_classes}, forecast={forecast}"
         )
-    for argument, value in (
-        ("num_classes", num_classes),
-        ("forecast", forecast),
-        ("depth", depth),
-        ("units", units),
-    ):
-        optional = argument != "depth"
-        if optional and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{argument}` must be an integer >= 1. Received: {value!r}")
-    if stack not in _STACKS:
-        raise ValueError(f"`stack` must be one of {_STACKS}. Received: stack={stack!r}")
     taken = {"return_sequences", "return_branches"} & set(kwargs)
     if taken:
         raise ValueError(f"The model decides on {sorted(taken)} itself.")

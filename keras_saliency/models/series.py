@@ -3,21 +3,15 @@
 import keras
 from keras import ops
 
-from keras_saliency.layers.attention.convolution_heads import check_positive
+from keras_saliency import validation
 
 TASKS = ("classification", "regression", "forecasting")
 
 
-def check_sizes(optional=False, **sizes):
-    for name, value in sizes.items():
-        if not (optional and value is None):
-            check_positive(name, value)
-
-
 def series_input(input_shape):
     """Return an `Input` for series, if `input_shape` is (time, variates)."""
-    shape = tuple(input_shape)
-    if len(shape) != 2 or not shape[1] or shape[0] == 0:
+    shape = validation.shape("input_shape", input_shape, ("time", "variates"))
+    if shape[1] is None:
         raise ValueError(
             "`input_shape` must be (time, variates), time may be None. "
             f"Received: input_shape={input_shape}"
@@ -27,18 +21,18 @@ def series_input(input_shape):
 
 def series_output(x, variates, task, num_outputs, horizon=None, dropout=0.0):
     """Return the output tensor of a task; it is float32 under mixed precision."""
-    if task not in TASKS:
-        raise ValueError(f"`task` must be one of {TASKS}. Received: task={task!r}")
+    validation.choice("task", task, TASKS)
+    dropout = validation.share("dropout", dropout)
     forecasting = task == "forecasting"
     if forecasting:
-        check_sizes(horizon=horizon)
+        horizon = validation.integer("horizon", horizon)
         if num_outputs is not None:
             raise ValueError(
                 "`num_classes` has no meaning in forecasting: every variate is forecast. "
                 f"Received: num_classes={num_outputs!r}"
             )
     else:
-        check_sizes(num_classes=num_outputs)
+        num_outputs = validation.integer("num_classes", num_outputs)
         if horizon is not None:
             raise ValueError(
                 '`horizon` needs `task="forecasting"`. '
@@ -60,6 +54,14 @@ def series_output(x, variates, task, num_outputs, horizon=None, dropout=0.0):
     return output
 
 
+@validation.checked(
+    num_classes=validation.whole(),
+    filters=validation.sizes,
+    convolutions=validation.whole(),
+    kernel_size=validation.whole(),
+    batch_norm=validation.boolean,
+    name=validation.text,
+)
 def DeepNet(
     input_shape,
     num_classes,
@@ -101,7 +103,6 @@ def DeepNet(
     model = DeepNet((100, 6), num_classes=4)
     ```
     """
-    check_sizes(convolutions=convolutions, kernel_size=kernel_size)
     inputs = x = series_input(input_shape)
     for stage, width in enumerate(filters, start=1):
         if stage > 1:
@@ -111,6 +112,14 @@ def DeepNet(
     return keras.Model(inputs, _class_output(x, task, num_classes, dropout), name=name)
 
 
+@validation.checked(
+    num_classes=validation.whole(),
+    filters=validation.whole(),
+    kernel_sizes=validation.sizes,
+    depth=validation.whole(),
+    batch_norm=validation.boolean,
+    name=validation.text,
+)
 def WideNet(
     input_shape,
     num_classes,
@@ -152,7 +161,6 @@ def WideNet(
     model = WideNet((100, 6), num_classes=4)
     ```
     """
-    check_sizes(filters=filters, depth=depth)
     inputs = x = series_input(input_shape)
     for block in range(1, depth + 1):
         if block > 1:
@@ -177,8 +185,5 @@ def _convolution(x, filters, size, batch_norm, name):
 
 
 def _class_output(x, task, num_classes, dropout):
-    if task == "forecasting":
-        raise ValueError(
-            f'`task` must be "classification" or "regression". Received: task={task!r}'
-        )
+    validation.choice("task", task, ("classification", "regression"))
     return series_output(x, None, task, num_classes, dropout=dropout)

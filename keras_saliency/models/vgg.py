@@ -2,7 +2,9 @@
 
 from keras import layers
 
+from keras_saliency import validation
 from keras_saliency.models.assembly import (
+    TOP,
     classifier,
     end_of_backbone,
     finished,
@@ -71,6 +73,7 @@ def _vgg(
     return finished(inputs, x, name, attention, placement, attention_kwargs)
 
 
+@validation.checked(dense_units=validation.whole(), **TOP)
 def VGG16(
     input_shape=(224, 224, 3),
     num_classes=1000,
@@ -110,6 +113,7 @@ def VGG16(
     )
 
 
+@validation.checked(dense_units=validation.whole(), **TOP)
 def VGG19(
     input_shape=(224, 224, 3),
     num_classes=1000,

@@ -4,10 +4,27 @@ import inspect
 
 import keras
 
+from keras_saliency import validation
 from keras_saliency.layers.attention.factory import attention_factory
-from keras_saliency.models.series import check_sizes, series_input, series_output
+from keras_saliency.layers.attention.xm2a import TALKS, VARIANTS
+from keras_saliency.models.series import series_input, series_output
 
 
+@validation.checked(
+    depth=validation.whole(),
+    num_heads=validation.whole(),
+    key_dim=validation.whole(),
+    units=validation.whole(optional=True),
+    ff_dim=validation.whole(optional=True),
+    variant=validation.one_of(*VARIANTS),
+    talk=validation.one_of(*TALKS),
+    residual=validation.boolean,
+    dropout=validation.share,
+    attention_kwargs=validation.arguments_of,
+    mask_value=validation.real(optional=True),
+    activation=validation.activation,
+    name=validation.text,
+)
 def XM2A(
     input_shape,
     num_classes=None,
@@ -78,8 +95,6 @@ def XM2A(
     forecast = XM2A((None, 6), task="forecasting", horizon=12, depth=2)
     ```
     """
-    check_sizes(depth=depth, num_heads=num_heads, key_dim=key_dim)
-    check_sizes(optional=True, units=units, ff_dim=ff_dim)
     masked = mask_value is not None
     make = _attention(attention, num_heads, key_dim, variant, talk, attention_kwargs, masked)
     inputs = x = series_input(input_shape)
@@ -105,14 +120,14 @@ def XM2A(
         hidden = keras.layers.Dense(width, name=f"contract_{i}")(hidden)
         x = keras.layers.Add(name=f"ff_sum_{i}")([x, drop(hidden, f"ff_dropout_{i}")])
         x = keras.layers.LayerNormalization(epsilon=1e-6, name=f"ff_norm_{i}")(x)
-    outputs = series_output(x, input_shape[-1], task, num_classes, horizon, dropout)
+    outputs = series_output(x, inputs.shape[-1], task, num_classes, horizon, dropout)
     return keras.Model(inputs, outputs, name=name or "xm2a")
 
 
 def _attention(attention, num_heads, key_dim, variant, talk, kwargs, masked):
     """Return a function (tensor, layer name) -> attended tensor."""
     kwargs = dict(kwargs or {})
-    if attention == "multi-head":
+    if isinstance(attention, str) and attention == "multi-head":
 
         def make(x, name):
             if masked:

@@ -5,6 +5,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from keras_saliency import validation
+
 
 def _racknet(clusters, rng):
     """DESIGN 5.6: racks in proportion to their layers, layers inversely to their clusters."""
@@ -126,20 +128,17 @@ def check_clusters(clusters, name="statistics"):
 
 
 def check_budget(budget, layers):
-    if isinstance(budget, bool) or not isinstance(budget, numbers.Integral):
-        raise TypeError(f"`budget` must be an integer, the number of kernels. Received: {budget!r}")
+    budget = validation.integer("budget", budget, minimum=None)
     if budget < layers:
         raise ValueError(
             f"`budget` must be at least the number of layers, {layers}, so that every layer has a "
             f"kernel. Received: budget={budget}"
         )
-    return int(budget)
+    return budget
 
 
 def check_strategy(strategy):
-    if strategy not in STRATEGIES:
-        raise ValueError(f"`strategy` must be one of {list(STRATEGIES)}. Received: {strategy!r}")
-    return strategy
+    return validation.choice("strategy", strategy, STRATEGIES)
 
 
 def allocate(statistics, budget, strategy="racknet", seed=0):
@@ -181,6 +180,7 @@ def allocate(statistics, budget, strategy="racknet", seed=0):
     clusters = check_clusters(getattr(statistics, "clusters", statistics))
     budget = check_budget(budget, sum(len(rack) for rack in clusters))
     check_strategy(strategy)
+    seed = validation.seed(seed)
     shares = _STRATEGIES[strategy](clusters, np.random.default_rng(seed))
     counts = iter(largest_remainder([share for rack in shares for share in rack], budget))
     kernels = [[next(counts) for _ in rack] for rack in clusters]

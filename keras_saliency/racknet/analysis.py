@@ -4,7 +4,6 @@ import collections
 import contextlib
 import itertools
 import math
-import numbers
 import threading
 import time
 import warnings
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_saliency import validation
 from keras_saliency.racknet.clusters import count_clusters, neighbour_distance
 from keras_saliency.racknet.components import find_components, keypoint_entropy
 from keras_saliency.racknet.readers import Reader, guess_range, range_of_files, read_file, to_grey
@@ -172,20 +172,6 @@ class _OctaveCounts:
         self.descriptor = self.descriptor[order]
 
 
-def _check(name, value, kind, minimum, maximum=math.inf, optional=False, above=False):
-    if optional and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, kind):
-        what = "an integer" if kind is numbers.Integral else "a number"
-        raise TypeError(
-            f"`{name}` must be {what}{' or None' if optional else ''}. Received: {value!r}"
-        )
-    if not minimum <= value <= maximum or (above and value == minimum):
-        limit = f"above {minimum}" if above else f"at least {minimum}"
-        limit += f" and at most {maximum}" if maximum < math.inf else ""
-        raise ValueError(f"`{name}` must be {limit}. Received: {name}={value!r}")
-
-
 def _progress(verbose, total):
     from tqdm import tqdm
 
@@ -219,29 +205,21 @@ def analyze(
         A `DatasetStatistics` and a `readers.Labels`.
     """
     start = time.perf_counter()
-    _check("max_images", max_images, numbers.Integral, 1, optional=True)
-    _check("seed", seed, numbers.Integral, 0)
-    _check("max_octaves", max_octaves, numbers.Integral, 1, optional=True)
-    _check("contrast_threshold", contrast_threshold, numbers.Real, 0)
-    _check("min_share", min_share, numbers.Real, 0, 1)
-    _check("bin_size", bin_size, numbers.Real, 0, 1, above=True)
-    _check("min_components", min_components, numbers.Integral, 1)
-    _check("max_components", max_components, numbers.Integral, min_components)
-    _check("eps", eps, numbers.Real, 0, 2, optional=True, above=True)
-    _check("min_samples", min_samples, numbers.Integral, 1)
-    _check("max_descriptors", max_descriptors, numbers.Integral, 1)
-    _check("n_jobs", n_jobs, numbers.Integral, -(2**31), optional=True)
+    validation.integer("max_images", max_images, 1, optional=True)
+    seed = validation.integer("seed", seed, 0)
+    validation.integer("max_octaves", max_octaves, 1, optional=True)
+    validation.number("contrast_threshold", contrast_threshold, 0)
+    validation.number("min_share", min_share, 0, 1)
+    validation.number("bin_size", bin_size, 0, 1, above=True)
+    validation.integer("min_components", min_components, 1)
+    validation.integer("max_components", max_components, min_components)
+    validation.number("eps", eps, 0, 2, optional=True, above=True)
+    validation.integer("min_samples", min_samples, 1)
+    validation.integer("max_descriptors", max_descriptors, 1)
+    validation.integer("n_jobs", n_jobs, None, optional=True)
     if n_jobs == 0:
         raise ValueError("`n_jobs` must not be 0: -1 is all cores, None what joblib is set to")
-    if data_format is None:
-        import keras
-
-        data_format = keras.config.image_data_format()
-    if data_format not in ("channels_last", "channels_first"):
-        raise ValueError(
-            '`data_format` must be "channels_last" or "channels_first". '
-            f"Received: data_format={data_format!r}"
-        )
+    data_format = validation.data_format(data_format)
     if value_range is not None:
         value_range = check_value_range(value_range)
     detector = KeypointDetector(engine, contrast_threshold, max_octaves)

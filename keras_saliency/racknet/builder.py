@@ -5,6 +5,7 @@ import numbers
 import keras
 from keras import layers
 
+from keras_saliency import validation
 from keras_saliency.layers.activations.maxout import Maxout
 from keras_saliency.layers.recurrent.recurrent_conv import RecurrentConv2D
 from keras_saliency.racknet.kernel_sharing import update_kernel_sharing
@@ -19,17 +20,11 @@ _CHOICES = {
 
 
 def check_choice(name, value):
-    if value not in _CHOICES[name]:
-        raise ValueError(f"`{name}` must be one of {list(_CHOICES[name])}. Received: {value!r}")
-    return value
+    return validation.choice(name, value, _CHOICES[name])
 
 
 def check_count(name, value, minimum=1):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}")
-    if value < minimum:
-        raise ValueError(f"`{name}` must be at least {minimum}. Received: {name}={value}")
-    return int(value)
+    return validation.integer(name, value, minimum)
 
 
 def check_kernel_sizes(kernel_size, kernels):
@@ -126,8 +121,7 @@ def build_network(
             f'num_classes={num_classes}. For one number per image pass task="regression".'
         )
     steps = check_count("steps", steps, 0)
-    if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real) or not 0 <= dropout < 1:
-        raise ValueError(f"`dropout` must be a number in [0, 1). Received: dropout={dropout!r}")
+    dropout = validation.share("dropout", dropout)
     sizes = check_kernel_sizes(kernel_size, kernels)
     data_format = keras.config.image_data_format() if data_format is None else data_format
     channel_axis = -1 if data_format == "channels_last" else 1

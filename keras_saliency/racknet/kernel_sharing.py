@@ -117,7 +117,8 @@ class KernelSharingCallback(keras.callbacks.Callback):
     def __init__(self, frequency="epoch"):
         super().__init__()
         whole = isinstance(frequency, numbers.Integral) and not isinstance(frequency, bool)
-        if frequency not in ("epoch", "batch") and not (whole and frequency >= 1):
+        named = isinstance(frequency, str) and frequency in ("epoch", "batch")
+        if not named and not (whole and frequency >= 1):
             raise ValueError(
                 '`frequency` must be "epoch", "batch", or a number of batches >= 1. '
                 f"Received: frequency={frequency!r}"

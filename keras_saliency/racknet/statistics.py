@@ -8,6 +8,7 @@ import os
 import zlib
 from pathlib import Path
 
+from keras_saliency import validation
 from keras_saliency.files import replacing
 from keras_saliency.racknet import storage
 from keras_saliency.racknet.allocation import check_clusters
@@ -213,8 +214,7 @@ class DatasetStatistics:
         indices = [octave.index for octave in self.octaves]
         if not indices or indices != sorted(set(indices)):
             raise _wrong("octaves", "at least one, by rising index", self.octaves)
-        if self.data_format not in ("channels_last", "channels_first"):
-            raise _wrong("data_format", '"channels_last" or "channels_first"', self.data_format)
+        validation.choice("data_format", self.data_format, validation.DATA_FORMATS)
         shape = check_input_shape(self.input_shape)
         if shape[-1 if self.data_format == "channels_last" else 0] is None:
             raise _wrong("input_shape", "a shape whose number of channels is known", shape)
@@ -224,8 +224,7 @@ class DatasetStatistics:
             _check_integer(name, getattr(self, name))
         if self.value_range is not None:
             check_value_range(self.value_range)
-        if self.engine not in ("", *ENGINES):
-            raise _wrong("engine", f"one of {('', *ENGINES)}", self.engine)
+        validation.choice("engine", self.engine, ("", *ENGINES))
         if not (_is_number(self.bin_size) and 0 < self.bin_size <= 1):
             raise _wrong("bin_size", "a number in (0, 1]", self.bin_size)
         _check_tuple("settings", self.settings, tuple)

@@ -29,7 +29,7 @@ class _Batch:
     level: np.ndarray
 
     @classmethod
-    def of(cls, series, mask=None):
+    def of(cls, series, mask=None, empty=True):
         if getattr(getattr(series, "index", None), "nlevels", 1) > 1:
             if mask is not None:
                 raise ValueError(
@@ -37,7 +37,7 @@ class _Batch:
                     "index says how long each series is."
                 )
             series, mask = _instances(series)
-        series = validation.array("series", series, ranks=(1, 2, 3), empty=True)
+        series = validation.array("series", series, ranks=(1, 2, 3), empty=empty)
         if series.ndim == 1:
             series = series[:, None]
         series = series if series.ndim == 3 else series[None]
@@ -267,7 +267,7 @@ def temporal_scale_space(series, octaves=3, scales=3, sigma0=0.5, missing=None):
     ```
     """
     settings = temporal.Settings(octaves, scales, sigma0, missing=missing)
-    given = _Batch.of(series)
+    given = _Batch.of(series, empty=False)
     batch, _, variates = given.series.shape
     smoothed, differences, times = [], [], []
     for octave, planes in enumerate(temporal.fused(_planes)(settings, given.series)):
@@ -312,7 +312,7 @@ def temporal_extrema(differences, contrast_threshold=0.005, theta=1.0):
     print([temporal_extrema(d).sum() for d in space.differences])
     ```
     """
-    differences = np.asarray(differences)
+    differences = validation.array("differences", differences, empty=True)
     if differences.ndim != 4 or differences.shape[1] < 3:
         raise ValueError(
             "`differences` must have shape (batch, at least 3 scales, time, variates). "

@@ -5,6 +5,8 @@ import itertools
 import keras
 from keras import ops
 
+from keras_saliency import validation
+
 # A value that is greater than no other; a finite one, lest debugging tools that look for
 # infinities report it.
 _LOWEST = {
@@ -51,12 +53,9 @@ def soft_extrema(x, neighborhood=3, mask=None, data_format=None):
     Reference: Y. Garg, dissertation, 2020, section 5.4.3.2 (equations 5.9 and 5.10).
     """
     neighborhood = standardize_neighborhood(neighborhood)
-    data_format = keras.config.image_data_format() if data_format is None else data_format
-    if data_format not in ("channels_last", "channels_first"):
-        raise ValueError(
-            "`data_format` must be 'channels_last' or 'channels_first'. "
-            f"Received: data_format={data_format!r}"
-        )
+    data_format = validation.data_format(data_format)
+    if not ops.is_tensor(x):
+        x = validation.array("x", x, empty=True)
     x = ops.convert_to_tensor(x)
     if not 3 <= len(x.shape) <= 5:
         raise ValueError(
@@ -71,19 +70,28 @@ def soft_extrema(x, neighborhood=3, mask=None, data_format=None):
     x = ops.maximum(x, _LOWEST[dtype])
     valid = None
     if mask is not None:
+        if not ops.is_tensor(mask):
+            mask = validation.array("mask", mask, empty=True)
+        _check_mask(mask, x, data_format)
         valid = expand_mask(ops.cast(mask, "bool"), len(x.shape), data_format)
     return extrema_share(x, neighborhood, spatial_axes(len(x.shape), data_format), valid)
 
 
+def _check_mask(mask, x, data_format):
+    space = x.shape[1:-1] if data_format == "channels_last" else x.shape[2:]
+    expected, found = (x.shape[0], *space), tuple(mask.shape)
+    known = [(a, b) for a, b in zip(found, expected, strict=False) if None not in (a, b)]
+    if len(found) < 2 or len(found) > len(expected) or any(a not in (1, b) for a, b in known):
+        raise ValueError(
+            f"`mask` must have the shape {expected}, or that of its first axes. Received: "
+            f"shape={found}"
+        )
+
+
 def standardize_neighborhood(neighborhood):
     """Return `neighborhood` if it is an odd positive integer, or say so."""
-    if isinstance(neighborhood, bool) or not hasattr(neighborhood, "__index__"):
-        raise TypeError(
-            f"`neighborhood` must be an odd integer. Received: neighborhood={neighborhood!r} "
-            f"(of type {type(neighborhood).__name__})"
-        )
-    neighborhood = neighborhood.__index__()
-    if neighborhood < 1 or neighborhood % 2 == 0:
+    neighborhood = validation.integer("neighborhood", neighborhood)
+    if neighborhood % 2 == 0:
         raise ValueError(
             "`neighborhood` must be odd and positive, so that a centre exists. "
             f"Received: neighborhood={neighborhood}"

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+from keras_saliency import validation
+
 
 @functools.lru_cache(maxsize=512)
 def _kernel(variance, tolerance):
@@ -23,6 +25,7 @@ def _kernel(variance, tolerance):
     return kernel
 
 
+@validation.checked(sigma=validation.real(0, 1e6), tolerance=validation.real(0, 1, True, True))
 def gaussian_kernel(sigma, tolerance=1e-7):
     """The discrete analogue of a Gaussian, which holds at small `sigma` too.
 
@@ -50,9 +53,7 @@ def gaussian_kernel(sigma, tolerance=1e-7):
     print(np.sum(kernel * steps**2))  # 0.25, the variance
     ```
     """
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"`sigma` must be a finite number >= 0. Received: sigma={sigma}")
-    return _kernel(float(sigma) ** 2, float(tolerance))
+    return _kernel(sigma**2, tolerance)
 
 
 def kernel_of_variance(variance, tolerance=1e-7):
@@ -60,6 +61,11 @@ def kernel_of_variance(variance, tolerance=1e-7):
     return _kernel(max(round(float(variance), 12), 0.0), float(tolerance))
 
 
+@validation.checked(
+    octaves=validation.whole(1, 60),
+    scales=validation.whole(1, 100),
+    sigma0=validation.real(0, 1e4, above=True),
+)
 def scale_sigmas(octaves=3, scales=3, sigma0=0.5):
     """Standard deviations of the scale space, in input steps (G equations 6.3 to 6.6).
 

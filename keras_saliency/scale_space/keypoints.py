@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_saliency import validation
+
 # Lowe's constants, which both engines share: three scales per octave from 1.6 on an image that
 # is taken to have a blur of 0.5 and is doubled first.
 _SCALES = 3
@@ -61,8 +63,7 @@ def find_engine(engine="auto"):
         ValueError: when `engine` is none of these.
         ImportError: when OpenCV is asked for and not installed.
     """
-    if engine not in ("auto", *ENGINES):
-        raise ValueError(f"`engine` must be one of {['auto', *ENGINES]}. Received: {engine!r}")
+    validation.choice("engine", engine, ("auto", *ENGINES))
     if engine == "scikit-image":
         return engine
     try:
@@ -183,8 +184,8 @@ class KeypointDetector:
 
     def __init__(self, engine="auto", contrast_threshold=0.04, max_octaves=None):
         self.engine = find_engine(engine)
-        self.contrast_threshold = float(contrast_threshold)
-        self.max_octaves = max_octaves
+        self.contrast_threshold = validation.number("contrast_threshold", contrast_threshold, 0)
+        self.max_octaves = validation.integer("max_octaves", max_octaves, optional=True)
         self._find = {"opencv": _OpenCV, "scikit-image": _Skimage}[self.engine](
             self.contrast_threshold
         )
@@ -258,8 +259,8 @@ def image_keypoints(image, engine="auto", contrast_threshold=0.04, max_octaves=N
 
     Source: Lowe 2004; G 2.1.1.
     """
-    image = np.asarray(image)
-    if image.ndim != 2 or 0 in image.shape or image.dtype.kind not in "uf":
+    image = validation.array("image", image)
+    if image.ndim != 2 or image.dtype.kind not in "uf":
         raise ValueError(
             "`image` must be a grey image, an array (height, width) of uint8 or of floats in "
             f"[0, 1]. Received: shape {image.shape}, dtype {image.dtype}"

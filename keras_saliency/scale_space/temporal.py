@@ -19,6 +19,7 @@ import numpy as np
 from keras import ops
 from keras.config import backend
 
+from keras_saliency import validation
 from keras_saliency.scale_space.gaussian import kernel_of_variance
 
 AMPLITUDES = ("mean", "center", "unit", "scale-space")
@@ -49,29 +50,19 @@ class Settings:
     missing: str | None = None
 
     def __post_init__(self):
-        for name in ("octaves", "scales"):
+        for name, most in (("octaves", 60), ("scales", 100)):
+            validation.integer(name, getattr(self, name), 1, most)
+        for name, low, high in (
+            ("sigma0", 0.3, 1e4),
+            ("contrast_threshold", 0.0, None),
+            ("theta", 0.0, None),
+        ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"`{name}` must be an integer >= 1. Received: {name}={value!r}")
-        for name, low in (("sigma0", 0.3), ("contrast_threshold", 0.0), ("theta", 0.0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-                raise ValueError(f"`{name}` must be a number. Received: {name}={value!r}")
-            if not (math.isfinite(value) and value >= low) or (name == "theta" and value == 0):
-                what = "> 0" if name == "theta" else f">= {low}"
-                if name == "sigma0":
-                    what += " (averaging pairs alone smooths as much)"
-                raise ValueError(f"`{name}` must be finite and {what}. Received: {name}={value!r}")
-        if self.amplitude not in AMPLITUDES:
-            raise ValueError(
-                f"`amplitude` must be one of {AMPLITUDES}. Received: amplitude={self.amplitude!r}"
-            )
-        if self.missing not in MISSING:
-            raise ValueError(
-                f"`missing` must be one of {MISSING}. Received: missing={self.missing!r}"
-            )
-        if not isinstance(self.cut, (bool, np.bool_)):
-            raise ValueError(f"`cut` must be a bool. Received: cut={self.cut!r}")
+            # Averaging pairs alone smooths by 0.3 steps.
+            validation.number(name, value, low, high, above=name == "theta")
+        validation.choice("amplitude", self.amplitude, AMPLITUDES)
+        validation.choice("missing", self.missing, MISSING)
+        validation.boolean("cut", self.cut)
 
     def sigma(self, scale):
         """Standard deviation of a scale in steps of its own octave."""

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_saliency import validation
 from keras_saliency.graph.discovery import is_attention_layer
 from keras_saliency.layers.attention.san import SANAttention
 
@@ -117,6 +118,8 @@ def _chosen_layers(model, layers):
     if layers is None:
         return available
     layers = layers if isinstance(layers, (list, tuple)) else [layers]
+    if not all(isinstance(x, str | keras.layers.Layer) for x in layers):
+        raise validation.wrong("layers", "attention layers of the model, or their names", layers)
     chosen = [a for a in available if any(a is x or a.name == x for x in layers)]
     missing = [x for x in layers if not any(a is x or a.name == x for a in chosen)]
     if missing or not chosen:
@@ -129,14 +132,15 @@ def _chosen_layers(model, layers):
 
 
 def _one_sample(model, image):
-    image = np.asarray(ops.convert_to_numpy(image))
+    image = validation.array("image", image)
     shape = getattr(model, "input_shape", None)
     if isinstance(shape, list):
         raise ValueError(f"`model` must have one input. Received: {len(shape)} inputs")
     ndim = len(shape) if shape is not None else max(image.ndim, 3)
     if image.ndim == ndim - 1:
         image = image[None]
-    if image.ndim != ndim or image.shape[0] != 1:
+    known = zip(image.shape[1:], (shape or image.shape)[1:], strict=False)
+    if image.ndim != ndim or image.shape[0] != 1 or any(b not in (None, a) for a, b in known):
         raise ValueError(
             f"`image` must be one sample for inputs of shape {shape}, with or without a batch axis "
             f"of length 1. Received: shape {image.shape}"

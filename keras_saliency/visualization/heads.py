@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from keras_saliency import validation
+
 
 def plot_heads(model, series, layer=None, mask=None, names=None, title=None):
     """Plot where each head of an `XM2AHeads` layer looks in one series, and the pairs of heads.
@@ -41,6 +43,8 @@ def plot_heads(model, series, layer=None, mask=None, names=None, title=None):
     from matplotlib import pyplot as plt
 
     series = _checked(series)
+    names = None if names is None else validation.items("names", names)
+    title = validation.text("title", title)
     attention, features, mask = _inside(model, series, layer, mask)
     _, scores = attention(features, mask=mask, return_attention_scores=True)
     scores = keras.ops.convert_to_numpy(keras.ops.cast(scores, "float32"))[0].mean(-1)
@@ -205,7 +209,7 @@ def plot_parameters(results, title=None):
 
 
 def _checked(series):
-    series = np.asarray(keras.ops.convert_to_numpy(series), "float32")
+    series = validation.array("series", series, ranks=(2, 3)).astype("float32")
     if series.ndim == 3 and len(series) == 1:
         series = series[0]
     if series.ndim != 2 or 0 in series.shape:
@@ -220,9 +224,15 @@ def _inside(model, series, layer, mask):
     from keras_saliency.layers import XM2AHeads
 
     batch = keras.ops.convert_to_tensor(series[None])
+    if mask is not None:
+        mask = validation.array("mask", mask, ranks=(1,)).astype(bool)
     if isinstance(model, XM2AHeads):
         mask = None if mask is None else keras.ops.convert_to_tensor(np.asarray(mask, bool)[None])
         return model, batch, mask
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            f"`model` must be a keras.Model or an XM2AHeads. Received: {type(model).__name__}"
+        )
     found = [x for x in model._flatten_layers() if isinstance(x, XM2AHeads)]
     names = [x.name for x in found]
     if layer is None:

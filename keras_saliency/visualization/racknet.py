@@ -1,5 +1,6 @@
 """Pictures of what RACKNet finds in a data set and makes of it."""
 
+from keras_saliency import validation
 from keras_saliency.racknet import DatasetStatistics, allocate
 
 
@@ -18,7 +19,12 @@ def _figure(ax, count=1, **kwargs):
     if ax is None:
         figure, axes = plt.subplots(1, count, squeeze=False, **kwargs)
         return figure, list(axes[0])
-    axes = list(ax) if isinstance(ax, list | tuple) or hasattr(ax, "ravel") else [ax]
+    try:
+        axes = list(ax)
+    except TypeError:
+        axes = [ax]
+    if any(not hasattr(one, "figure") for one in axes):
+        raise validation.wrong("ax", f"{count} axes of matplotlib, or None", ax)
     if len(axes) != count:
         raise ValueError(f"`ax` must be {count} axes. Received: {len(axes)}")
     return axes[0].figure, axes

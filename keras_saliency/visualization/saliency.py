@@ -2,30 +2,36 @@
 
 import numpy as np
 
+from keras_saliency import validation
+
 _COLORS = ("#2a6fbb", "#d1495b", "#66a182", "#edae49", "#8d6a9f", "#00798c", "#9c6644", "#555555")
 _GREY = "#3c3c3c"
 
 
-def _one_series(series, sample):
-    array = np.asarray(_numpy(series), "float64")
+def _one_series(series, sample, name="series"):
+    array = validation.array(name, series, ranks=(1, 2, 3)).astype("float64")
+    sample = validation.integer("sample", sample, minimum=None)
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim == 3:
         if not -len(array) <= sample < len(array):
             raise ValueError(f"`sample` must be below {len(array)}. Received: sample={sample}")
         array = array[sample]
-    if array.ndim != 2:
-        raise ValueError(
-            "`series` must have shape (batch, time, variates), (time, variates) or (time,). "
-            f"Received: shape={array.shape}"
-        )
     return array
 
 
-def _numpy(value):
-    import keras
+def _title(value):
+    return validation.text("title", value)
 
-    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value
+
+def _names(names, count):
+    """Names of all variates, or None."""
+    if names is None:
+        return None
+    found = validation.items("names", names)
+    if len(found) < count:
+        raise validation.wrong("names", f"{count} names, or None", names)
+    return [str(name) for name in found]
 
 
 def _style(axis):
@@ -72,20 +78,25 @@ def plot_saliency(
     from keras_saliency.scale_space import temporal_events
 
     x = _one_series(series, sample)
+    names, title = _names(names, x.shape[1]), _title(title)
     if events is None:
         frame, sample_of_frame = temporal_events(x, **kwargs), 0
     else:
         if kwargs:
             raise ValueError(f"With `events` given, {sorted(kwargs)} have no use.")
         frame, sample_of_frame = events, sample
-        if np.asarray(_numpy(series)).ndim == 3 and sample < 0:
+        if not hasattr(events, "columns"):
+            raise validation.wrong("events", "a frame of `temporal_events`", events)
+        if validation.array("series", series).ndim == 3 and sample < 0:
             sample_of_frame = len(series) + sample
     missing = {"batch", "variate", "time", "sigma", "amplitude"} - set(frame.columns)
     if missing:
         raise ValueError(f"`events` must be a frame of `temporal_events`; it lacks {missing}.")
     frame = frame[frame.batch == sample_of_frame]
     steps = np.arange(len(x))
-    chosen = list(range(min(8, x.shape[1]))) if variates is None else list(variates)
+    chosen = range(min(8, x.shape[1])) if variates is None else variates
+    chosen = validation.items("variates", chosen)
+    chosen = [validation.integer("variates", v, 0) for v in chosen]
     unknown = [v for v in chosen if not 0 <= v < x.shape[1]]
     if unknown or not chosen:
         raise ValueError(f"`variates` must lie in 0 .. {x.shape[1] - 1}. Received: {variates}")
@@ -96,7 +107,7 @@ def plot_saliency(
             bells = np.exp(-((steps[:, None] - t) ** 2) / (2 * s**2))
             curves[:, v] = bells @ a
     else:
-        curves = _one_series(saliency, sample)
+        curves = _one_series(saliency, sample, "saliency")
         if curves.shape != x.shape:
             raise ValueError(
                 f"`saliency` must have the shape of the series, {x.shape}. Received: {curves.shape}"
@@ -202,8 +213,8 @@ def plot_scale_space(series, sample=0, variate=0, title=None, **kwargs):
     from keras_saliency.scale_space import temporal_events, temporal_scale_space
 
     x = _one_series(series, sample)
-    if not 0 <= variate < x.shape[1]:
-        raise ValueError(f"`variate` must lie in 0 .. {x.shape[1] - 1}. Received: {variate}")
+    variate = validation.integer("variate", variate, 0, x.shape[1] - 1)
+    title = _title(title)
     x = x[:, variate]
     events = temporal_events(x, **kwargs)
     shared = {k: v for k, v in kwargs.items() if k in ("octaves", "scales", "sigma0", "missing")}

@@ -283,7 +283,7 @@ def test_a_bad_frequency_is_named(frequency):
         ({"kernel_size": [[3], [3, 3, 3]]}, ValueError, "`kernel_size` must be"),
         ({"num_classes": 1}, ValueError, "`num_classes` must be at least 2"),
         ({"num_classes": 2.5}, TypeError, "`num_classes` must be an integer"),
-        ({"steps": -1}, ValueError, "`steps` must be at least 0"),
+        ({"steps": -1}, ValueError, "`steps` must be an integer >= 0"),
         ({"network": "rcnn", "normalization": "batch"}, ValueError, "`normalization` must be None"),
     ],
 )

@@ -6,6 +6,8 @@ import numbers
 import keras
 from keras import ops
 
+from keras_saliency import validation
+
 
 def maxout_channels(channels, pieces):
     """Number of feature maps that `maxout` leaves of `channels` (None stays None)."""
@@ -40,9 +42,7 @@ def maxout(inputs, pieces, axis=-1):
 
 
 def check_pieces(pieces, name="pieces"):
-    if isinstance(pieces, bool) or not isinstance(pieces, numbers.Integral) or pieces < 1:
-        raise ValueError(f"`{name}` must be an integer >= 1. Received: {name}={pieces!r}")
-    return int(pieces)
+    return validation.integer(name, pieces)
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")

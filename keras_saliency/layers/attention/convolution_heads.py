@@ -3,13 +3,13 @@
 import keras
 from keras import ops
 
+from keras_saliency import validation
 from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.precision import wide_dtype
 
 
 def check_positive(name, value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    return validation.integer(name, value)
 
 
 def check_series(layer, shape):
@@ -70,19 +70,11 @@ class ConvolutionHeads(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        check_positive("num_heads", num_heads)
-        check_positive("key_dim", key_dim)
-        if output_dim is not None:
-            check_positive("output_dim", output_dim)
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float):
-            raise ValueError(f"`dropout` must be a float in [0, 1). Received: dropout={dropout!r}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}")
-        self.num_heads = num_heads
-        self.key_dim = key_dim
-        self.output_dim = output_dim
-        self.dropout = float(dropout)
-        self.use_bias = bool(use_bias)
+        self.num_heads = validation.integer("num_heads", num_heads)
+        self.key_dim = validation.integer("key_dim", key_dim)
+        self.output_dim = validation.integer("output_dim", output_dim, optional=True)
+        self.dropout = validation.share("dropout", dropout)
+        self.use_bias = validation.boolean("use_bias", use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)

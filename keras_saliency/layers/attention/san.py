@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_saliency import validation
 from keras_saliency.graph.discovery import find_features
 from keras_saliency.layers.convolution.depthwise import convolve_depthwise
 from keras_saliency.scale_space.extrema import (
@@ -123,32 +124,22 @@ class SANAttention(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if smoothing not in ("conv", "depthwise", None):
-            raise ValueError(
-                "`smoothing` must be 'conv', 'depthwise' or None. "
-                f"Received: smoothing={smoothing!r}"
-            )
-        if data_format not in ("channels_last", "channels_first", None):
-            raise ValueError(
-                "`data_format` must be 'channels_last', 'channels_first' or None. "
-                f"Received: data_format={data_format!r}"
-            )
         self.kernel_size = _window("kernel_size", kernel_size)
         self.dilation_rate = _window("dilation_rate", dilation_rate)
         self.neighborhood = standardize_neighborhood(neighborhood)
-        self.absolute = absolute
-        self.align_channels = align_channels
-        self.extrema = extrema
-        self.smoothing = smoothing
+        self.absolute = validation.boolean("absolute", absolute)
+        self.align_channels = validation.boolean("align_channels", align_channels)
+        self.extrema = validation.boolean("extrema", extrema)
+        self.smoothing = validation.choice("smoothing", smoothing, ("conv", "depthwise", None))
         self.activation = keras.activations.get(activation)
-        self.use_bias = use_bias
+        self.use_bias = validation.boolean("use_bias", use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.data_format = data_format or keras.config.image_data_format()
+        self.data_format = validation.data_format(data_format)
         self.supports_masking = True
 
     def __call__(self, inputs, *args, **kwargs):

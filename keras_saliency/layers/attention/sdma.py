@@ -3,6 +3,7 @@
 import keras
 from keras import initializers, ops
 
+from keras_saliency import validation
 from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.attention.saliency_series import SaliencySeries
 
@@ -103,20 +104,11 @@ class SDMACrossAttention(keras.layers.Layer):
     ):
         # The series reaches its analysis in full precision; the branches cast for themselves.
         super().__init__(**{"autocast": False, **kwargs})
-        if isinstance(units, bool) or not isinstance(units, int) or units < 1:
-            raise ValueError(f"`units` must be an integer >= 1. Received: units={units!r}")
-        if recurrent not in _RECURRENT:
-            raise ValueError(
-                f"`recurrent` must be one of {sorted(_RECURRENT)}. Received: {recurrent!r}"
-            )
-        for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
-            if not 0 <= rate < 1:
-                raise ValueError(f"`{name}` must lie in [0, 1). Received: {name}={rate!r}")
-        self.units = units
-        self.mutual = mutual
-        self.recurrent = recurrent
-        self.return_sequences = return_sequences
-        self.return_branches = return_branches
+        self.units = validation.integer("units", units)
+        self.mutual = validation.boolean("mutual", mutual)
+        self.recurrent = validation.choice("recurrent", recurrent, tuple(_RECURRENT))
+        self.return_sequences = validation.boolean("return_sequences", return_sequences)
+        self.return_branches = validation.boolean("return_branches", return_branches)
         self._saliency_arguments = {
             "octaves": octaves,
             "scales": scales,
@@ -132,7 +124,7 @@ class SDMACrossAttention(keras.layers.Layer):
         )
         self.activation = keras.activations.get(activation)
         self.recurrent_activation = keras.activations.get(recurrent_activation)
-        self.use_bias = use_bias
+        self.use_bias = validation.boolean("use_bias", use_bias)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.recurrent_initializer = initializers.get(recurrent_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
@@ -142,9 +134,9 @@ class SDMACrossAttention(keras.layers.Layer):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.recurrent_constraint = keras.constraints.get(recurrent_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.dropout = dropout
-        self.recurrent_dropout = recurrent_dropout
-        self.seed = seed
+        self.dropout = validation.share("dropout", dropout)
+        self.recurrent_dropout = validation.share("recurrent_dropout", recurrent_dropout)
+        self.seed = validation.seed(seed)
         self.supports_masking = True
 
     def build(self, input_shape):

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_saliency import validation
 from keras_saliency.layers.attention.convolution_heads import (
     ConvolutionHeads,
     check_series,
@@ -38,8 +39,7 @@ def head_windows(variant, num_heads):
         "exp-pool": lambda h: (2 ** (h - 1), 1),
         "hybrid": lambda h: (math.ceil(2 ** (h - 1) / h), h),
     }
-    if variant not in rules:
-        raise ValueError(f"`variant` must be one of {VARIANTS}. Received: variant={variant!r}")
+    validation.choice("variant", variant, VARIANTS)
     return [rules[variant](h) for h in range(1, num_heads + 1)]
 
 
@@ -312,18 +312,15 @@ class XM2AHeads(ConvolutionHeads):
             ("descriptor", descriptor, DESCRIPTORS),
             ("normalization", normalization, NORMALIZATIONS),
         ):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}")
-        if not isinstance(epsilon, int | float) or not epsilon > 0:
-            raise ValueError(f"`epsilon` must be a positive float. Received: epsilon={epsilon!r}")
+            validation.choice(name, value, known)
         self.variant = variant
         self.talk = talk
         self.descriptor = descriptor
         self.normalization = normalization
-        self.share_projections = bool(share_projections)
-        self.epsilon = float(epsilon)
-        self.remat = bool(remat)
-        self.windows = head_windows(variant, num_heads)
+        self.share_projections = validation.boolean("share_projections", share_projections)
+        self.epsilon = validation.number("epsilon", epsilon, 0, above=True)
+        self.remat = validation.boolean("remat", remat)
+        self.windows = head_windows(variant, self.num_heads)
 
     def build(self, input_shape):
         super().build(input_shape)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_saliency import validation
 from keras_saliency.layers.activations.maxout import check_pieces, maxout, maxout_channels
 from keras_saliency.layers.precision import wide_dtype
 
@@ -132,34 +133,22 @@ class RecurrentConv2D(keras.layers.Layer):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self.filters = check_pieces(filters, "filters")
         self.kernel_size = _pair(kernel_size, "kernel_size")
-        if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 0:
-            raise ValueError(f"`steps` must be an integer >= 0. Received: steps={steps!r}")
-        self.steps = int(steps)
+        self.steps = validation.integer("steps", steps, 0)
         self.strides = _pair(strides, "strides")
         self.padding = str(padding).lower()
         if self.padding not in ("same", "valid"):
             raise ValueError(f'`padding` must be "same" or "valid". Received: padding={padding!r}')
-        self.data_format = keras.config.image_data_format() if data_format is None else data_format
-        if self.data_format not in ("channels_last", "channels_first"):
-            raise ValueError(
-                '`data_format` must be "channels_last" or "channels_first". '
-                f"Received: data_format={data_format!r}"
-            )
+        self.data_format = validation.data_format(data_format)
         self.dilation_rate = _pair(dilation_rate, "dilation_rate")
         self.recurrent_kernel_size = _pair(
             self.kernel_size if recurrent_kernel_size is None else recurrent_kernel_size,
             "recurrent_kernel_size",
         )
         self.pieces = check_pieces(pieces)
-        if normalization not in (None, "response"):
-            raise ValueError(
-                f'`normalization` must be None or "response". '
-                f"Received: normalization={normalization!r}"
-            )
-        self.normalization = normalization
+        self.normalization = validation.choice("normalization", normalization, (None, "response"))
         self.activation = keras.activations.get(activation)
-        self.use_bias = bool(use_bias)
-        self.return_pattern = bool(return_pattern)
+        self.use_bias = validation.boolean("use_bias", use_bias)
+        self.return_pattern = validation.boolean("return_pattern", return_pattern)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.recurrent_initializer = keras.initializers.get(recurrent_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)

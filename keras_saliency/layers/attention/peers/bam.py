@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_saliency import validation
 from keras_saliency.layers.attention.peers.base import (
     FeatureAttention,
     keep,
@@ -86,8 +87,8 @@ class BAM(FeatureAttention):
         super().__init__(ratio, activation, **kwargs)
         self.kernel_size = positive_integers(kernel_size, "kernel_size")
         self.dilation_rate = positive_integers(dilation_rate, "dilation_rate")
-        self.momentum = momentum
-        self.epsilon = epsilon
+        self.momentum = validation.number("momentum", momentum, 0, 1)
+        self.epsilon = validation.number("epsilon", epsilon, 0, above=True)
 
     def _build_gate(self, shape):
         hidden = self._hidden(shape[-1])

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_saliency import validation
 from keras_saliency.layers.attention.masks import check_mask
 
 CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
@@ -41,15 +42,10 @@ class FeatureAttention(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.ratio = positive_integers(ratio, "ratio")
+        self.ratio = validation.integer("ratio", ratio)
         self.activation = keras.activations.get(activation)
-        self.use_bias = use_bias
-        self.data_format = keras.config.image_data_format() if data_format is None else data_format
-        if self.data_format not in ("channels_last", "channels_first"):
-            raise ValueError(
-                "`data_format` must be 'channels_last' or 'channels_first'. "
-                f"Received: data_format={data_format!r}"
-            )
+        self.use_bias = validation.boolean("use_bias", use_bias)
+        self.data_format = validation.data_format(data_format)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
@@ -78,8 +74,8 @@ class FeatureAttention(keras.layers.Layer):
         """Return the arguments of one more kernel and bias, each with its own initializer."""
         return {
             "use_bias": self.use_bias,
-            "kernel_initializer": _fresh(self.kernel_initializer),
-            "bias_initializer": _fresh(self.bias_initializer),
+            "kernel_initializer": fresh(self.kernel_initializer),
+            "bias_initializer": fresh(self.bias_initializer),
             "kernel_regularizer": self.kernel_regularizer,
             "bias_regularizer": self.bias_regularizer,
             "kernel_constraint": self.kernel_constraint,
@@ -180,7 +176,7 @@ class FeatureAttention(keras.layers.Layer):
         return shape
 
 
-def _fresh(initializer):
+def fresh(initializer):
     return initializer.clone() if hasattr(initializer, "clone") else initializer
 
 

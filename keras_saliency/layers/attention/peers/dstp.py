@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_saliency.layers.attention.peers.base import keep
+from keras_saliency.layers.attention.peers.base import fresh, keep
 from keras_saliency.layers.attention.peers.self_attention import SequenceAttention, attend
 
 
@@ -113,7 +113,7 @@ class DSTP(SequenceAttention):
             key.build((None, channels, steps))
             cell = keras.layers.LSTMCell(
                 units,
-                recurrent_initializer=self.recurrent_initializer.clone(),
+                recurrent_initializer=fresh(self.recurrent_initializer),
                 name=f"lstm_{number}",
                 **self._weight_arguments(),
             )

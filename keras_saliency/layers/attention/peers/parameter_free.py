@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_saliency import validation
 from keras_saliency.layers.attention.convolution_heads import check_series, check_series_mask
 from keras_saliency.layers.attention.peers.dot_product import attend
 
@@ -44,7 +45,7 @@ class ParameterFreeAttention(keras.layers.Layer):
 
     def __init__(self, scale=False, **kwargs):
         super().__init__(**kwargs)
-        self.scale = bool(scale)
+        self.scale = validation.boolean("scale", scale)
         self.supports_masking = True
 
     def build(self, input_shape):

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_saliency import validation
 from keras_saliency.layers.attention.peers.base import FeatureAttention, over_space, spatial_mean
 
 AGGREGATIONS = ("add", "max", "multiply")
@@ -57,11 +58,7 @@ class ConcurrentSpatialChannelSE(FeatureAttention):
 
     def __init__(self, ratio=2, aggregation="add", activation="relu", **kwargs):
         super().__init__(ratio, activation, **kwargs)
-        if aggregation not in AGGREGATIONS:
-            raise ValueError(
-                f"`aggregation` must be one of {AGGREGATIONS}. Received: {aggregation!r}"
-            )
-        self.aggregation = aggregation
+        self.aggregation = validation.choice("aggregation", aggregation, AGGREGATIONS)
 
     def _build_gate(self, shape):
         hidden = self._hidden(shape[-1])

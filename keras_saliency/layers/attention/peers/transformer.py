@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
+from keras_saliency import validation
 from keras_saliency.layers.attention.convolution_heads import (
-    check_positive,
     check_series,
     check_series_mask,
     clone_initializer,
@@ -70,18 +70,12 @@ class TransformerBlock(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_positive("num_heads", num_heads)
-        check_positive("key_dim", key_dim)
-        if ff_dim is not None:
-            check_positive("ff_dim", ff_dim)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}")
-        self.num_heads = num_heads
-        self.key_dim = key_dim
-        self.ff_dim = ff_dim
-        self.dropout = float(dropout)
+        self.num_heads = validation.integer("num_heads", num_heads)
+        self.key_dim = validation.integer("key_dim", key_dim)
+        self.ff_dim = validation.integer("ff_dim", ff_dim, optional=True)
+        self.dropout = validation.share("dropout", dropout)
         self.activation = keras.activations.get(activation)
-        self.epsilon = float(epsilon)
+        self.epsilon = validation.number("epsilon", epsilon, 0, above=True)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
