@@ -12,6 +12,7 @@ from keras_saliency.version import __version__
 # Public name -> module that defines it. A subpackage maps to itself.
 _LAZY = {
     "DatasetStatistics": "keras_saliency.racknet",
+    "KeepSparsity": "keras_saliency.callbacks",
     "RACKNet": "keras_saliency.racknet",
     "Sparsifier": "keras_saliency.sparsity",
     "accelerate": "keras_saliency.sparsity",
@@ -20,6 +21,7 @@ _LAZY = {
     "edge_significance": "keras_saliency.sparsity",
     "iSparseCallback": "keras_saliency.callbacks",
     "inffs": "keras_saliency.sparsity",
+    "merge_lora": "keras_saliency.sparsity",
     "polish": "keras_saliency.sparsity",
     "recalibrate": "keras_saliency.sparsity",
     "save_compressed": "keras_saliency.sparsity",

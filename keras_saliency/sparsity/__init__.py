@@ -1,6 +1,6 @@
 """Output-informed sparsification: significance, masks, schedules and reports."""
 
-from keras_saliency.sparsity.deploy import accelerate, save_compressed
+from keras_saliency.sparsity.deploy import accelerate, merge_lora, save_compressed
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking import sparsify, strip_masks
 from keras_saliency.sparsity.reconstruction import polish, recalibrate
@@ -13,9 +13,10 @@ from keras_saliency.sparsity.shrinking import (
     shrink_to,
 )
 from keras_saliency.sparsity.significance import SignificanceWalk, edge_significance, inffs
-from keras_saliency.sparsity.training import Sparsifier
+from keras_saliency.sparsity.training import KeepSparsity, Sparsifier
 
 __all__ = [
+    "KeepSparsity",
     "SignificanceWalk",
     "Sparsifier",
     "accelerate",
@@ -25,6 +26,7 @@ __all__ = [
     "edge_significance",
     "inffs",
     "maskable_kernels",
+    "merge_lora",
     "polish",
     "recalibrate",
     "register_shrink_rule",

@@ -4,6 +4,7 @@ import numpy as np
 from keras import layers as keras_layers
 from keras import ops
 
+from keras_saliency.graph import lora
 from keras_saliency.graph.trace import flatten_model
 from keras_saliency.layers.masked.base import MaskedKernels
 from keras_saliency.sparsity.kernels import maskable_kernels
@@ -19,6 +20,8 @@ def kernel_frame(model, layers=None, exclude=None, skipped=False):
     rows = []
     for kernel in found:
         values = ops.convert_to_numpy(kernel.variable)
+        if getattr(kernel.owner, "lora_enabled", False):  # the kernel in use
+            values = lora.merged_kernel(kernel.owner)
         mask, target, note = None, np.nan, ""
         if isinstance(kernel.owner, MaskedKernels):
             name = kernel.name.lstrip("_")

@@ -1,6 +1,7 @@
 """Sparsification while a model is trained: schedules, the sparsifier, the callbacks."""
 
 from keras_saliency.sparsity.training.isparse_callback import iSparseCallback
+from keras_saliency.sparsity.training.keep_sparsity import KeepSparsity
 from keras_saliency.sparsity.training.sparsifier import Sparsifier
 
-__all__ = ["Sparsifier", "iSparseCallback"]
+__all__ = ["KeepSparsity", "Sparsifier", "iSparseCallback"]

@@ -1,20 +1,14 @@
 """iSparse in `fit()`: sparse training of any compiled model (G 4.5)."""
 
-import functools
 import warnings
 
-import keras
-import numpy as np
-
-from keras_saliency.layers.masked.base import masked_in_place
 from keras_saliency.sparsity.masking.masks import METHODS, check_granularity, check_sparsity
 from keras_saliency.sparsity.training.schedules import Schedule
+from keras_saliency.sparsity.training.sparse_training import SparseTraining
 from keras_saliency.sparsity.training.sparsifier import Sparsifier
 
-_STATE = "_isparse_state"
 
-
-class iSparseCallback(keras.callbacks.Callback):
+class iSparseCallback(SparseTraining):
     """Sparsifies a model while `fit()` trains it (G 4.5, "train-with").
 
     The masks are computed on schedule, from the weights of the moment and what they contribute to
@@ -122,21 +116,8 @@ class iSparseCallback(keras.callbacks.Callback):
             "normalization": normalization,
             "batch_size": batch_size,
         }
-        self.sparsifier = None
-        self._hooks = None
-        self._restored = {}
 
-    def set_model(self, model):
-        self.release()
-        super().set_model(model)
-        self._restored = {}
-        # There before any callback's `on_train_begin`, so that `BackupAndRestore` finds it.
-        self._model.__dict__[_STATE] = _State(self, name=_STATE)
-
-    def on_train_begin(self, logs=None):
-        model = self.model
-        if model.optimizer is None:
-            raise ValueError("iSparseCallback needs a model that is compiled with an optimizer.")
+    def make_sparsifier(self, model):
         epochs, steps = self.params.get("epochs", 1), self.params.get("steps")
         last = self.schedule.last_unit(epochs, steps)
         if self.schedule.needs_end and last is None:
@@ -144,8 +125,6 @@ class iSparseCallback(keras.callbacks.Callback):
                 f"`schedule={self.schedule.schedule!r}` needs `end`, since the number of batches "
                 "of an epoch is not known."
             )
-        self.release()
-        self._model.__dict__[_STATE] = _State(self, name=_STATE)
         sparsifier = Sparsifier(model, **self._arguments, last=last)
         target = max(sparsifier.maker.targets.values())
         if not self.schedule.ever_acts(epochs, steps, target):
@@ -155,13 +134,9 @@ class iSparseCallback(keras.callbacks.Callback):
                 f"{epochs} epoch(s) of {steps} batch(es), or the schedule stays at 0.",
                 stacklevel=2,
             )
-        self.sparsifier = sparsifier
-        self._hooks = _Hooks(model, sparsifier)
         self._epoch = None
         self._epoch_start = 0
-        if self._restored:
-            sparsifier.set_state(self._restored)
-            self._restored = {}
+        return sparsifier
 
     def on_epoch_begin(self, epoch, logs=None):
         sparsifier = self.sparsifier
@@ -173,20 +148,18 @@ class iSparseCallback(keras.callbacks.Callback):
             if self.schedule.unit(sparsifier.batch, epoch) > self.schedule.begin:
                 sparsifier.adopt_zeros()
         self._epoch_start = sparsifier.batch
-        self._update(self._epoch_start)
+        if self.schedule.by_epoch:
+            self._update(self._epoch_start)
 
     def on_train_batch_begin(self, batch, logs=None):
-        self._update(self._epoch_start + batch)
+        # Masks stand still within an execution of several steps: they are those of its last one.
+        ahead = getattr(self.model, "steps_per_execution", 1) or 1
+        steps = self.params.get("steps")
+        last = batch + ahead - 1 if steps is None else min(batch + ahead, steps) - 1
+        self._update(self._epoch_start + max(batch, last))
 
     def on_train_batch_end(self, batch, logs=None):
         self.sparsifier.batch = self._epoch_start + batch + 1
-
-    def on_epoch_end(self, epoch, logs=None):
-        if logs is not None:
-            logs["sparsity"] = self.sparsifier.sparsity
-
-    def on_train_end(self, logs=None):
-        self.release()
 
     def _update(self, batch):
         if self.sparsifier.is_due(batch, self._epoch):
@@ -194,122 +167,3 @@ class iSparseCallback(keras.callbacks.Callback):
             # what is assigned then is what the next batch starts from.
             _ = self.model
             self.sparsifier.update(batch, self._epoch)
-
-    def release(self):
-        """Let go of the model, as at the end of training; needed only if training failed."""
-        if self._hooks is not None:
-            self._hooks.remove()
-            self._hooks = None
-        if self._model is not None:
-            self._model.__dict__.pop(_STATE, None)
-
-
-class _State(keras.layers.Layer):
-    """Has what a checkpoint needs besides the weights saved and loaded with the model.
-
-    It is no layer of the model (nothing tracks it), but one of its attributes, which is where
-    Keras looks for things to save.
-    """
-
-    def __init__(self, callback, **kwargs):
-        super().__init__(**kwargs)
-        self.__dict__["_callback"] = callback
-
-    def save_own_variables(self, store):
-        sparsifier = self._callback.sparsifier
-        if sparsifier is not None:
-            for key, value in sparsifier.state().items():
-                store[key] = value
-
-    def load_own_variables(self, store):
-        state = {key: np.array(store[key]) for key in store.keys()}  # noqa: SIM118  (a file)
-        if self._callback.sparsifier is not None:
-            self._callback.sparsifier.set_state(state)
-        else:
-            self._callback._restored = state
-
-
-class _MaskConstraint(keras.constraints.Constraint):
-    """The user's constraint, then the mask: every optimizer applies it after every update."""
-
-    def __init__(self, mask, inner):
-        self.mask = mask
-        self.inner = inner
-
-    def __call__(self, w):
-        return masked_in_place(w if self.inner is None else self.inner(w), self.mask)
-
-
-class _Hooks:
-    """What keeps the masked weights of a plain model at 0 in `fit`, and its removal.
-
-    A kernel's `constraint` is applied after the optimizer's update, averages and all, inside the
-    compiled step and on every backend; so no weight has to leave the device for it.
-    """
-
-    def __init__(self, model, sparsifier):
-        self.model = model
-        self.sparsifier = sparsifier
-        sparsifier.make_variables()
-        self._pairs = sparsifier.plain_pairs()
-        self._patched = []
-        self._optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-        if not self._pairs:
-            return
-        for variable, mask in self._pairs:
-            variable.constraint = _MaskConstraint(mask, variable.constraint)
-        if self._optimizer.use_ema:
-            self._patch("_update_model_variables_moving_average", self._mask_averages)
-        if keras.backend.backend() == "jax":
-            # A compiled step sees what is in its state, and of that the optimizer sees its own
-            # variables. The masks stay out of its files.
-            self._optimizer._variables.extend(mask for _, mask in self._pairs)
-            self._patch("save_own_variables", self._without_masks)
-            self._patch("load_own_variables", self._without_masks)
-        model.make_train_function(force=True)
-
-    def remove(self):
-        if not self._pairs:
-            return
-        for variable, _ in self._pairs:
-            if isinstance(variable.constraint, _MaskConstraint):
-                variable.constraint = variable.constraint.inner
-        for name in self._patched:
-            self._optimizer.__dict__.pop(name, None)
-        if keras.backend.backend() == "jax":
-            self._hide()
-        self.model.train_function = None
-
-    def _patch(self, name, wrapper):
-        original = getattr(self._optimizer, name)
-
-        @functools.wraps(original)
-        def patched(*args, **kwargs):
-            return wrapper(original, *args, **kwargs)
-
-        self._optimizer.__dict__[name] = patched
-        self._patched.append(name)
-
-    def _mask_averages(self, original, trainable_variables):
-        # The weights that an optimizer averages are those before the constraint. The averages
-        # stand in for the weights at the end, and whenever `SwapEMAWeights` swaps them in.
-        original(trainable_variables)
-        masks = {id(variable): mask for variable, mask in self._pairs}
-        averages = self._optimizer._model_variables_moving_average
-        for variable, average in zip(trainable_variables, averages, strict=True):
-            if average is not None and id(variable) in masks:
-                average.assign(masked_in_place(average, masks[id(variable)]))
-
-    def _hide(self):
-        masks = {id(mask) for _, mask in self._pairs}
-        variables = self._optimizer._variables
-        hidden = [v for v in variables if id(v) in masks]
-        variables[:] = [v for v in variables if id(v) not in masks]
-        return hidden
-
-    def _without_masks(self, original, *args, **kwargs):
-        hidden = self._hide()
-        try:
-            return original(*args, **kwargs)
-        finally:
-            self._optimizer._variables.extend(hidden)

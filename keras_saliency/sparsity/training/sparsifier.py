@@ -6,7 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_saliency.graph import lora
 from keras_saliency.layers.masked.base import MaskedKernels, masked, masked_in_place
+from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking.assigning import assign_all
 from keras_saliency.sparsity.masking.masks import MaskMaker
 from keras_saliency.sparsity.significance.outputs import ConstantOutputs
@@ -106,17 +108,81 @@ class Sparsifier:
             normalization=normalization,
             batch_size=batch_size,
         )
-        self.model = model
-        self.batch = 0
+        self._start(model)
         self.last = last
+        if method == "lottery":
+            self._initial = [ops.convert_to_numpy(v).copy() for v in model.trainable_variables]
+
+    def _start(self, model):
+        self.model = model
+        self.keeps = False
+        self.batch = 0
+        self.last = None
         self._unit = None
         self._share = 0.0
         # Of kernels without a masked layer: the mask variables, and the values under the masks.
         self._variables = {}
         self._stored = {}
         self._initial = None
-        if method == "lottery":
-            self._initial = [ops.convert_to_numpy(v).copy() for v in model.trainable_variables]
+
+    @classmethod
+    def from_zeros(cls, model, layers=None, exclude=None):
+        """Make a `Sparsifier` that keeps the zeros which a model has, in a loop of one's own.
+
+        The exact zeros of every maskable kernel that also has a nonzero become its mask; `apply`
+        brings them back after an update. Kernels of zeros alone are left to train, and named in a
+        warning, unless `layers` names them.
+
+        Args:
+            model: A built model, plain or masked.
+            layers, exclude: Which layers; see `maskable_kernels`.
+
+        Returns:
+            A `Sparsifier` whose masks never change.
+
+        Raises:
+            ValueError: If no kernel has a zero.
+
+        Example:
+
+        ```python
+        import keras
+        import numpy as np
+        import keras_saliency
+
+        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        sparse = keras_saliency.sparsify(model, 0.5, method="magnitude")
+        keeper = keras_saliency.Sparsifier.from_zeros(sparse)
+        sparse.layers[0].kernel.assign(np.ones((8, 4)))  # an update of any kind
+        keeper.apply()
+        assert (sparse.layers[0].get_weights()[0] == 0).sum() == 16
+        ```
+        """
+        kernels, empty = [], []
+        for kernel in maskable_kernels(model, layers, exclude):
+            nonzero = int(np.count_nonzero(ops.convert_to_numpy(kernel.variable)))
+            if nonzero == 0 and layers is None:
+                empty.append(kernel.key)
+            elif nonzero < kernel.size or isinstance(kernel.owner, MaskedKernels):
+                kernels.append(kernel)
+        if empty:
+            warnings.warn(
+                f"The kernels {empty} hold zeros alone, as layers do that start at zero: they are "
+                "left to train. Name them in `layers` to keep them at zero.",
+                stacklevel=2,
+            )
+        if not kernels:
+            raise ValueError(
+                f"No kernel of '{model.name}' that may be masked has a zero to keep. Prune it "
+                "first, say with `keras_saliency.sparsify`."
+            )
+        sparsifier = cls.__new__(cls)
+        sparsifier._start(model)
+        sparsifier.maker = _Kept(kernels)
+        sparsifier.schedule = Schedule("constant", "batch")
+        sparsifier.keeps = True
+        sparsifier.adopt_zeros()
+        return sparsifier
 
     @property
     def kernels(self):
@@ -131,14 +197,16 @@ class Sparsifier:
     def sparsity(self):
         """Share of the edges that are masked now, over all kernels with a target."""
         size = sum(kernel.size for kernel in self.kernels)
-        return (
-            1
-            - sum(
-                int(np.count_nonzero(mask)) if mask is not None else kernel.size
-                for kernel, mask in ((k, self.masks_of(k)) for k in self.kernels)
-            )
-            / size
-        )
+        return 1 - sum(self._kept(kernel) for kernel in self.kernels) / size
+
+    def _kept(self, kernel):
+        """How many edges of the kernel in use are not masked."""
+        mask = self.masks_of(kernel)
+        if mask is None:
+            return kernel.size
+        if getattr(kernel.owner, "lora_enabled", False) and self._layer_mask(kernel) is None:
+            return int(np.count_nonzero(lora.merged_kernel(kernel.owner)))  # the update is dense
+        return int(np.count_nonzero(mask))
 
     def masks_of(self, kernel):
         """The mask in force for one kernel, a boolean array, or `None`."""
@@ -163,7 +231,11 @@ class Sparsifier:
     def is_due(self, batch, epoch=None):
         """Whether masks are to be computed before this batch."""
         unit = self.schedule.unit(batch, epoch)
-        return unit != self._unit and self.schedule.is_due(unit)
+        if self.keeps or unit == self._unit or unit < self.schedule.begin:
+            return False
+        # Where the end was stepped over, the target is still due, once.
+        end = self.schedule.end
+        return end is None or unit <= end or self._unit is None or self._unit < end
 
     def update(self, batch, epoch=None):
         """Compute the masks, if that is due before this batch; returns whether it was."""
@@ -328,3 +400,13 @@ class Sparsifier:
                 self._stored[kernel.key] = np.array(state[f"stored_{i}"])
         if self._initial is not None:
             self._initial = [np.array(state[f"initial_{i}"]) for i in range(len(self._initial))]
+
+
+class _Kept:
+    """Stands for what makes masks where they are those that the model has."""
+
+    regrow = True
+
+    def __init__(self, kernels):
+        self.kernels = kernels
+        self.targets = {}

@@ -1,0 +1,91 @@
+"""What pruning without labels and without training keeps of the accuracy of trained networks.
+
+    KERAS_BACKEND=jax python benchmarks/pruning_without_training.py
+        [--networks LeNet-5,VGG,ResNet,MobileNet] [--seeds 1] [--inputs 512] [--small]
+
+Networks of `benchmarks/networks.py`, the full test set of Fashion-MNIST. `sparsify` to shares of
+zeros and `shrink_to` to shares of the operations, on unlabelled training images: the default
+(ADMM, refitted), iSparse's masks refitted, masks alone by iSparse and by magnitude. With `polish`,
+300 more steps towards the dense model on 8 000 unlabelled images. Each finished row is printed at
+once, each network is written when it is done, and those that are there are not measured again.
+About three minutes a network and seed, its training apart.
+"""
+
+import time
+
+import networks
+import numpy as np
+import pandas as pd
+import runner
+
+import keras_saliency
+
+ZEROS = (0.5, 0.7, 0.8, 0.9, 0.95)
+OPERATIONS = (0.75, 0.5, 0.25)
+WAYS = {
+    "refit": {},
+    "isparse, refit": {"method": "isparse"},
+    "isparse": {"method": "isparse", "reconstruct": False},
+    "magnitude": {"method": "magnitude", "reconstruct": False},
+}
+KEYS = ["network", "seed", "budget", "way"]
+
+
+def rows(name, seed, count, test, x, small):
+    model = networks.trained(name, seed, 1 if small else None)
+    dense = networks.accuracy(model, *test)
+    data = x[np.random.default_rng(seed).permutation(len(x))[:count]]
+    for share in ZEROS[2:4] if small else ZEROS:
+        for way, options in WAYS.items():
+            start = time.perf_counter()
+            sparse = keras_saliency.sparsify(model, share, data=data, **options)
+            seconds = time.perf_counter() - start
+            yield f"{share:.0%} zeros", way, dense, networks.accuracy(sparse, *test), seconds
+            if way == "refit" and not small:
+                start = time.perf_counter()
+                keras_saliency.polish(sparse, model, x[:8000])
+                seconds = time.perf_counter() - start
+                found = networks.accuracy(sparse, *test)
+                yield f"{share:.0%} zeros", "refit, polish", dense, found, seconds
+    for share in OPERATIONS[1:2] if small else OPERATIONS:
+        for way in ("refit", "isparse"):
+            start = time.perf_counter()
+            tiny = keras_saliency.shrink_to(
+                model, flops=share, data=data, reconstruct=way == "refit", round_to=2, verbose=False
+            )
+            seconds = time.perf_counter() - start
+            yield f"{share:.2f} operations", way, dense, networks.accuracy(tiny, *test), seconds
+
+
+def main():
+    options = runner.arguments(__doc__, networks=",".join(networks.NETWORKS), seeds=1, inputs=512)
+    (x, _), test = networks.fashion_mnist()
+    if options.small:
+        test = tuple(part[:1000] for part in test)
+    name = "pruning_without_training"
+    frame = pd.DataFrame(columns=[*KEYS, "dense %", "accuracy %", "seconds"])
+    print("about three minutes a network and seed, its training apart", flush=True)
+    for network in options.networks.split(","):
+        for seed in range(options.seeds):
+            known = runner.merged(name, frame, KEYS) if not options.small else frame
+            if ((known["network"] == network) & (known["seed"] == seed)).any():
+                frame = known
+                continue
+            found = rows(network, seed, options.inputs, test, x, options.small)
+            for budget, way, dense, accuracy, seconds in found:
+                row = [network, seed, budget, way, 100 * dense, 100 * accuracy, seconds]
+                frame = pd.concat(
+                    [frame, pd.DataFrame([row], columns=frame.columns)], ignore_index=True
+                )
+                print(*row, flush=True)
+            kept = frame if options.small else runner.merged(name, frame, KEYS)
+            runner.write(
+                name,
+                kept.sort_values(KEYS, kind="stable"),
+                f"Fashion-MNIST, 10 000 test images; {options.inputs} unlabelled inputs.",
+                options.small,
+            )
+
+
+if __name__ == "__main__":
+    main()
