@@ -103,7 +103,7 @@ def trained(make, data, seed, epochs, callbacks=(), optimizer="adam", masked=Fal
     keras.utils.set_random_seed(seed)
     model = make(x.shape[1:], int(y.max()) + 1, **kwargs)
     if masked:
-        model = sparsify(model, 0.0, method="magnitude")
+        model = sparsify(model, 0.0, method="magnitude", masked=True)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(x, y, epochs=epochs, batch_size=64, verbose=0, callbacks=list(callbacks))
     return model
@@ -259,6 +259,8 @@ def part_train(options, seeds, sparsities, keep):
         kwargs, masked = TRAIN[method]
         if kwargs.get("schedule"):
             kwargs = {**kwargs, "end": max(epochs // 2, 1)}
+        paper = {"schedule": "constant", "scope": "layer", "power": 1, "min_edges": 0}
+        kwargs = paper | kwargs
         callback = iSparseCallback(sparsity, data=data[0][:512], seed=seed, **kwargs)
         record(name, seed, method, sparsity, data, callbacks=[callback], masked=masked)
 

@@ -46,7 +46,9 @@ def dense(k=layers, model=keras.Sequential, head=None, width=32):
 
 def with_callback(model, x, y):
     """A training step of a plain model as it is inside `fit` with the callback."""
-    callback = keras_saliency.iSparseCallback(0.5, method="magnitude")
+    callback = keras_saliency.iSparseCallback(
+        0.5, method="magnitude", schedule="constant", scope="layer"
+    )
     callback.set_params({"epochs": 2, "steps": 10_000})
     callback.set_model(model)
     callback.on_train_begin()

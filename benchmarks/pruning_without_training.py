@@ -57,6 +57,38 @@ def rows(name, seed, count, test, x, small):
             yield f"{share:.2f} operations", way, dense, networks.accuracy(tiny, *test), seconds
 
 
+def draw(frame):
+    """Accuracy against zeros, a panel per network."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    frame = frame[frame["budget"].str.endswith("zeros")].copy()
+    frame["zeros"] = frame["budget"].str.split("%").str[0].astype(float)
+    names = list(dict.fromkeys(frame["network"]))
+    figure, axes = plt.subplots(
+        1,
+        len(names),
+        figsize=(1 + 3.4 * len(names), 3.6),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        part = frame[frame["network"] == name]
+        axis.axhline(part["dense %"].mean(), color="0.6", linestyle=":", label="dense")
+        for way in ("refit, polish", "refit", "isparse, refit", "isparse", "magnitude"):
+            line = part[part["way"] == way].groupby("zeros")["accuracy %"].mean()
+            axis.plot(line.index, line.values, marker="o", markersize=3, label=way)
+        axis.set(title=name, xlabel="zeros (%)")
+    axes[0][0].set_ylabel("accuracy on Fashion-MNIST (%)")
+    axes[0][-1].legend(fontsize="small")
+    figure.suptitle("Pruned without labels and without training")
+    figure.savefig(runner.RESULTS / "pruning_without_training.png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
 def main():
     options = runner.arguments(__doc__, networks=",".join(networks.NETWORKS), seeds=1, inputs=512)
     (x, _), test = networks.fashion_mnist()
@@ -85,6 +117,8 @@ def main():
                 f"Fashion-MNIST, 10 000 test images; {options.inputs} unlabelled inputs.",
                 options.small,
             )
+            if not options.small:
+                draw(kept)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,14 @@ import keras_saliency
 from keras_saliency import Sparsifier, iSparseCallback
 from keras_saliency.sparsity.training.schedules import Schedule
 
+# The paper's setting (Garg 2020, section 4.5), whose numbers are known in advance.
+PAPER = {"schedule": "constant", "scope": "layer", "power": 1, "min_edges": 0}
+
+
+def paper(*args, **kwargs):
+    return iSparseCallback(*args, **{**PAPER, **kwargs})
+
+
 BACKEND = keras.backend.backend()
 SIZES = {"first": 7 * 12, "last": 12 * 5}
 
@@ -102,7 +110,7 @@ def test_masked_weights_are_zero_at_every_batch_end_whatever_the_optimizer(name)
     model = mlp(OPTIMIZERS[name]())
     before = [np.array(w) for w in model.get_weights()]
     # Two free epochs fill momenta and averages before the weights are masked.
-    callback = iSparseCallback(0.6, method="magnitude", begin=1, regrow=False)
+    callback = paper(0.6, method="magnitude", begin=1, regrow=False)
     watch, history = train(model, callback)
     assert watch.zeros[:3] == [{"first": 0, "last": 0}] * 3
     assert watch.zeros[3:] == [expected(0.6)] * 6
@@ -122,12 +130,12 @@ def test_a_model_that_collapses_is_masked_on_with_a_warning():
             self.model.layers[-1].kernel.assign(np.zeros((12, 5)))
 
     model = mlp()
-    callback = iSparseCallback(0.4, data=samples()[0], schedule="polynomial", end=1)
+    callback = paper(0.4, data=samples()[0], schedule="polynomial", end=1)
     with pytest.warns(UserWarning, match="collapsed"):
         train(model, callback, Collapse(), epochs=2)
     assert zeros(model)["first"] >= expected(0.4)["first"]
     with pytest.raises(ValueError, match="does not vary"):  # before anything is changed
-        train(model, iSparseCallback(0.4, data=np.zeros((4, 7))))
+        train(model, paper(0.4, data=np.zeros((4, 7))))
 
 
 def test_swapped_in_averages_have_the_zeros():
@@ -139,7 +147,7 @@ def test_swapped_in_averages_have_the_zeros():
     counts, kernels = [], []
     for callbacks in ([], [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]):
         keras.utils.set_random_seed(0)
-        callback = iSparseCallback(0.4, method="magnitude", regrow=False)
+        callback = paper(0.4, method="magnitude", regrow=False)
         train(mlp(OPTIMIZERS["ema"]()), callback, *callbacks, Record(), epochs=2)
     assert counts == [expected(0.4)] * 4
     assert np.abs(kernels[0] - kernels[2]).max() > 1e-4  # the averages were in the model
@@ -152,7 +160,7 @@ def test_masked_models_have_their_masks_set():
     masks = []
     watch, _ = train(
         sparse,
-        iSparseCallback(0.6, data=samples()[0]),
+        paper(0.6, data=samples()[0]),
         keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: masks.append(compat.to_numpy(sparse.layers[0].mask))
         ),
@@ -170,7 +178,7 @@ def test_a_user_s_constraint_still_holds():
     model.compile("sgd", "mse")
     x, y = samples()
     constraint = model.layers[1]._kernel.constraint
-    model.fit(x, -y, verbose=0, callbacks=[iSparseCallback(0.4, method="magnitude")])
+    model.fit(x, -y, verbose=0, callbacks=[paper(0.4, method="magnitude")])
     kernel = compat.to_numpy(model.layers[1].kernel)
     assert (kernel >= 0).all() and (kernel == 0).sum() >= round(0.4 * 35)
     assert model.layers[1]._kernel.constraint is constraint
@@ -184,7 +192,7 @@ def test_edges_come_back_on_plain_models_unless_regrow_is_off():
             def on_epoch_end(self, epoch, logs=None):
                 found.append(callback.sparsifier.masks["first"])
 
-        callback = iSparseCallback(0.5, data=samples()[0], regrow=regrow)
+        callback = paper(0.5, data=samples()[0], regrow=regrow)
         keras.utils.set_random_seed(3)
         train(mlp(), callback, Record(), epochs=6)
         return found
@@ -199,16 +207,14 @@ if BACKEND != "torch":  # Keras runs one step at a time there
 
     def test_steps_per_execution():
         model = mlp(steps_per_execution=3)
-        watch, _ = train(
-            model, iSparseCallback(0.6, method="magnitude", regrow=False), batch_size=4
-        )
+        watch, _ = train(model, paper(0.6, method="magnitude", regrow=False), batch_size=4)
         assert watch.zeros and all(count == expected(0.6) for count in watch.zeros)
 
 
 @pytest.mark.parametrize("frequency", ["epoch", "batch", 2])
 def test_schedule_rises_to_the_target_and_stays_past_its_end(frequency):
     end = {"epoch": 2, "batch": 6, 2: 3}[frequency]
-    callback = iSparseCallback(
+    callback = paper(
         0.8,
         method="magnitude",
         schedule="polynomial",
@@ -237,7 +243,7 @@ def test_schedule_may_be_any_function_of_the_batch():
 
     watch, _ = train(
         mlp(),
-        iSparseCallback(0.3, method="random", schedule=schedule, frequency="batch", regrow=False),
+        paper(0.3, method="random", schedule=schedule, frequency="batch", regrow=False),
     )
     assert sorted(set(seen)) == list(range(9))
     assert [c["last"] for c in watch.zeros] == [round(0.05 * b * 60) for b in range(9)]
@@ -267,7 +273,7 @@ def test_lottery_goes_back_to_the_first_weights():
             for layer in self.model.layers:
                 layer.bias.assign(compat.to_numpy(layer.bias) + 1)
 
-    train(model, iSparseCallback(0.5, method="lottery", begin=1), Shift(), epochs=2)
+    train(model, paper(0.5, method="lottery", begin=1), Shift(), epochs=2)
     for layer, kernel, bias in zip(model.layers, first[::2], first[1::2], strict=True):
         mine = compat.to_numpy(layer.kernel)
         np.testing.assert_array_equal(mine[mine != 0], kernel[mine != 0])
@@ -276,7 +282,7 @@ def test_lottery_goes_back_to_the_first_weights():
 
 
 def test_one_instance_serves_two_fits():
-    callback = iSparseCallback(0.5, method="magnitude", regrow=False)
+    callback = paper(0.5, method="magnitude", regrow=False)
     for _ in range(2):
         model = mlp()
         watch, _ = train(model, callback, epochs=1)
@@ -296,7 +302,7 @@ def test_models_save_and_clone_during_training_as_ever(tmp_path):
             seen.append([np.array(w) for w in self.model.get_weights()])
             assert len(keras.models.clone_model(self.model).weights) == 4
 
-    train(model, iSparseCallback(0.5, method="magnitude"), Save(), epochs=2)
+    train(model, paper(0.5, method="magnitude"), Save(), epochs=2)
     loaded = keras.saving.load_model(tmp_path / "0.keras")
     for value, mine in zip(loaded.get_weights(), seen[0], strict=True):
         np.testing.assert_array_equal(value, mine)
@@ -313,7 +319,7 @@ def test_early_stopping_restores_the_best_weights_with_their_zeros(tmp_path):
         save_best_only=True,
         save_weights_only=True,
     )
-    callback = iSparseCallback(
+    callback = paper(
         0.5, method="magnitude", schedule=lambda b: 0.5 if b < 3 else 0.7, regrow=False
     )
     watch, history = train(model, callback, stop, checkpoint, epochs=6)
@@ -364,7 +370,7 @@ RUN = """
             model = keras_saliency.sparsify(model, 0.1, **options)
         model.compile(keras.optimizers.Adam(0.05), "mse")
         masks = keras_saliency.iSparseCallback(
-            0.7, data=x, schedule="polynomial", frequency=2, end=3
+            0.7, x, schedule="polynomial", frequency=2, end=3, scope="layer"
         )
         backup = keras.callbacks.BackupAndRestore(os.path.join(folder, kind))
         both = [backup, masks] if kind == "plain" else [masks, backup]
@@ -407,7 +413,7 @@ def test_a_killed_run_resumes_and_ends_like_one_that_was_not(tmp_path):
 def test_resuming_from_a_saved_model_keeps_its_zeros(tmp_path):
     x, y = samples()
     model = mlp()
-    callback = iSparseCallback(0.5, method="magnitude", end=0)
+    callback = paper(0.5, method="magnitude", end=0)
     model.fit(x, y, epochs=1, verbose=0, callbacks=[callback])
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -418,7 +424,7 @@ def test_resuming_from_a_saved_model_keeps_its_zeros(tmp_path):
         initial_epoch=1,
         epochs=3,
         verbose=0,
-        callbacks=[iSparseCallback(0.5, method="magnitude", end=0)],
+        callbacks=[paper(0.5, method="magnitude", end=0)],
     )
     np.testing.assert_array_equal(compat.to_numpy(loaded.layers[0].kernel) == 0, before)
 
@@ -436,7 +442,7 @@ def test_training_that_fails_leaves_no_half_masked_weights(name):
         def on_train_begin(self, logs=None):
             self.seen = 0
 
-    callback = iSparseCallback(0.5, method="magnitude", regrow=False)
+    callback = paper(0.5, method="magnitude", regrow=False)
     with pytest.raises(KeyboardInterrupt):
         train(model, callback, Fail())
     assert zeros(model) == expected(0.5)
@@ -473,7 +479,8 @@ DATA_PARALLEL = """
                 if masked:
                     kernel = kernel * np.array(layer.mask)
                 counts.append(int((kernel == 0).sum()))
-        callback = keras_saliency.iSparseCallback(0.5, data=x[:8], regrow=False)
+        paper = {"schedule": "constant", "scope": "layer", "power": 1, "min_edges": 0}
+        callback = keras_saliency.iSparseCallback(0.5, data=x[:8], regrow=False, **paper)
         model.fit(x, x[:, :5], epochs=2, batch_size=16, verbose=0, callbacks=[callback, Watch()])
         assert counts == [42] * 8, counts
         assert len(model.layers[0].bias.value.sharding.device_set) == 4
@@ -504,7 +511,8 @@ MIRRORED = """
                 if masked:
                     kernel = kernel * keras.ops.convert_to_numpy(layer.mask)
                 counts.append(int((kernel == 0).sum()))
-        callback = keras_saliency.iSparseCallback(0.5, data=x[:8], regrow=False)
+        paper = {"schedule": "constant", "scope": "layer", "power": 1, "min_edges": 0}
+        callback = keras_saliency.iSparseCallback(0.5, data=x[:8], regrow=False, **paper)
         model.fit(x, x[:, :5], epochs=2, batch_size=16, verbose=0, callbacks=[callback, Watch()])
         assert counts == [42] * 8, counts
 """
@@ -591,7 +599,7 @@ def test_sparsifier_goes_on_from_its_state():
 )
 def test_bad_arguments_are_refused_at_once(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        iSparseCallback(**{"sparsity": 0.5, **arguments})
+        paper(**{"sparsity": 0.5, **arguments})
 
 
 @pytest.mark.parametrize(
@@ -608,16 +616,16 @@ def test_bad_arguments_for_the_model_are_refused_before_training(arguments, mess
     model = mlp()
     before = model.get_weights()
     with pytest.raises(ValueError, match=message):
-        train(model, iSparseCallback(**{"sparsity": 0.5, **arguments}))
+        train(model, paper(**{"sparsity": 0.5, **arguments}))
     for value, mine in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, mine)
 
 
 def test_warns_when_the_schedule_never_acts():
     with pytest.warns(UserWarning, match="will mask nothing"):
-        train(mlp(), iSparseCallback(0.5, method="magnitude", begin=7))
+        train(mlp(), paper(0.5, method="magnitude", begin=7))
     with pytest.warns(UserWarning, match="will mask nothing"):
-        train(mlp(), iSparseCallback(0.5, schedule="cosine", frequency=1000, end=3))
+        train(mlp(), paper(0.5, schedule="cosine", frequency=1000, end=3))
 
 
 def test_sparsifier_needs_an_end_and_an_epoch():

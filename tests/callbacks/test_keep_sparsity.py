@@ -211,3 +211,31 @@ def test_lora_counts_as_the_kernel_in_use_and_merges_under_the_zeros(caplog):
     assert zeros(sparse) == [96, 36]
     kept = numpy(sparse.layers[0].kernel) != 0
     np.testing.assert_allclose(numpy(sparse.layers[0].kernel)[kept], update[kept], atol=1e-6)
+
+
+def test_the_defaults_rise_to_the_target_and_starve_no_output():
+    made = model()
+    callback = iSparseCallback(0.9, data=X)
+    history = made.fit(X, Y, epochs=8, verbose=0, callbacks=[callback]).history["sparsity"]
+    assert history == sorted(history) and history[0] == 0
+    # From three quarters on at the target, exactly, over the model.
+    total = round(0.9 * 176) / 176
+    assert history[6] == history[7] == total and history[4] < total
+    masks = callback.sparsifier.masks
+    assert sum(int((~mask).sum()) for mask in masks.values()) == round(0.9 * 176)
+    shares = {key: 1 - mask.mean() for key, mask in masks.items()}
+    first, last = (shares[layer.name] for layer in made.layers)
+    assert last < 0.9 < first  # ERK leaves the smaller kernel denser
+    for mask in masks.values():
+        least = min(2, int(mask.sum()) // mask.shape[1])
+        assert (mask.sum(0) >= least).all()
+
+
+def test_a_training_of_one_epoch_has_the_target_at_once_and_says_so():
+    made = model()
+    with pytest.warns(UserWarning, match="frequency='batch'"):
+        made.fit(X, Y, verbose=0, callbacks=[iSparseCallback(0.5, method="magnitude")])
+    assert sum(zeros(made)) >= 88
+    with pytest.raises(ValueError, match=r"scope=.global.*scope=.erk"):
+        callback = iSparseCallback(0.9, data=X, scope="global", schedule="constant")
+        made.fit(X, Y, verbose=0, callbacks=[callback])

@@ -181,7 +181,7 @@ class Refit:
     def _progress(self, count):
         from tqdm import tqdm
 
-        return tqdm(total=count, desc="refit", disable=not self.verbose, leave=False)
+        return tqdm(total=count, desc="refit", disable=not self.verbose, leave=False, delay=2)
 
     # Kernels.
 

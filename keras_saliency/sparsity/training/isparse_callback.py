@@ -25,6 +25,8 @@ class iSparseCallback(SparseTraining):
     zeros than masked edges; in a masked model it comes back with its stored weight. After
     training a plain model is what it was, with zeros; nothing of this library is left in it.
 
+    The paper's setting is `schedule="constant", scope="layer", power=1, min_edges=0`.
+
     Args:
         sparsity: Share of the edges that go; see `keras_saliency.sparsify`.
         data: Inputs, a sample of two or more, to score the output neurons with `"isparse"`.
@@ -34,11 +36,17 @@ class iSparseCallback(SparseTraining):
             target at `end`; or a function of the training batch, counted from 0, whose value
             replaces `sparsity`.
         frequency: How often masks are computed: `"epoch"`, `"batch"`, or a number of batches.
-        begin, end: First and last time of that, counted in units of `frequency` from 0; `end=None`
-            is the end of the training. The first masks stand before the first batch after
-            `begin`; after `end` the masks stay.
+        begin, end: First and last time of that, counted in units of `frequency` from 0. `end=None`
+            of a rising schedule is three quarters of this training, so that the rest trains at
+            the target. The first masks stand before the first batch after `begin`; after `end`
+            the masks stay.
         regrow: Whether a masked edge may come back at a later update.
-        scores, scope, granularity, order, layers, exclude, seed, normalization, batch_size: As in
+        power: Float, the power of a neuron's significance in the scores of its edges. At 90 % the
+            paper's 1 starves neurons: without outgoing edges they get no incoming ones.
+        min_edges: Integer, how many best edges of each output always stay, where the share leaves
+            so many.
+        scope: As in `keras_saliency.sparsify`; by default `"erk"` for edges.
+        scores, granularity, order, layers, exclude, seed, normalization, batch_size: As in
             `keras_saliency.sparsify`.
 
     Raises:
@@ -60,10 +68,10 @@ class iSparseCallback(SparseTraining):
     )
     model.compile("adam", "mse")
     x = np.random.default_rng(0).normal(size=(64, 8))
-    callback = keras_saliency.iSparseCallback(0.75, data=x, schedule="polynomial", end=2)
-    history = model.fit(x, x[:, :3], epochs=3, verbose=0, callbacks=[callback])
-    print(history.history["sparsity"])  # rises to 0.75
-    assert (model.layers[0].get_weights()[0] == 0).sum() >= 96
+    callback = keras_saliency.iSparseCallback(0.75, data=x)
+    history = model.fit(x, x[:, :3], epochs=8, verbose=0, callbacks=[callback])
+    print(history.history["sparsity"])  # rises to 0.75 at three quarters of the training
+    assert keras_saliency.sparsity_report(model)["zeros"].sum() >= 132  # of 176 edges
     ```
     """
 
@@ -72,17 +80,20 @@ class iSparseCallback(SparseTraining):
         sparsity,
         data=None,
         method="isparse",
-        schedule="constant",
+        schedule="polynomial",
         frequency="epoch",
         begin=0,
         end=None,
+        *,
         regrow=True,
+        power=0.5,
+        min_edges=2,
         scores="inffs",
-        scope="layer",
+        scope=None,
         granularity="edge",
         order="forward",
         layers=None,
-        exclude=None,
+        exclude="auto",
         seed=0,
         normalization="pass",
         batch_size=32,
@@ -107,7 +118,9 @@ class iSparseCallback(SparseTraining):
             "regrow": regrow,
             # Without data all outputs count the same: say so here, not at every update.
             "scores": "identity" if data is None and isinstance(scores, str) else scores,
-            "scope": scope,
+            "scope": self._scope(scope, sparsity, granularity),
+            "power": power,
+            "min_edges": min_edges if granularity == "edge" else 0,
             "granularity": granularity,
             "order": order,
             "layers": layers,
@@ -117,13 +130,27 @@ class iSparseCallback(SparseTraining):
             "batch_size": batch_size,
         }
 
+    @staticmethod
+    def _scope(scope, sparsity, granularity):
+        if scope is None:
+            spread = granularity == "edge" and not (
+                isinstance(sparsity, dict) or callable(sparsity)
+            )
+            return "erk" if spread else "layer"
+        return scope
+
     def make_sparsifier(self, model):
         epochs, steps = self.params.get("epochs", 1), self.params.get("steps")
-        last = self.schedule.last_unit(epochs, steps)
+        last = self._last_rise(epochs, steps)
         if self.schedule.needs_end and last is None:
             raise ValueError(
                 f"`schedule={self.schedule.schedule!r}` needs `end`, since the number of batches "
                 "of an epoch is not known."
+            )
+        if self._arguments["scope"] == "global" and self.schedule.schedule == "constant":
+            raise ValueError(
+                "`scope='global'` with `schedule='constant'` would take almost all edges of some "
+                "layers at the first batch. Take schedule='polynomial', or scope='erk'."
             )
         sparsifier = Sparsifier(model, **self._arguments, last=last)
         target = max(sparsifier.maker.targets.values())
@@ -137,6 +164,21 @@ class iSparseCallback(SparseTraining):
         self._epoch = None
         self._epoch_start = 0
         return sparsifier
+
+    def _last_rise(self, epochs, steps):
+        """Where `end=None` lies: at three quarters of the units of this training."""
+        last = self.schedule.last_unit(epochs, steps)
+        if last is None or not self.schedule.needs_end:
+            return last
+        end = min((last + 1) * 3 // 4, last)
+        if end <= self.schedule.begin <= last:
+            warnings.warn(
+                "This training is too short for the sparsity to rise in units of "
+                f"frequency={self.schedule.frequency!r}: the target stands at once. With "
+                "frequency='batch' it rises from batch to batch.",
+                stacklevel=2,
+            )
+        return max(end, self.schedule.begin)
 
     def on_epoch_begin(self, epoch, logs=None):
         sparsifier = self.sparsifier

@@ -36,6 +36,7 @@ class Sparsifier:
         begin, end: First and last time of that, in units of `frequency`. `"polynomial"` and
             `"cosine"` need `end`.
         regrow: Whether a masked edge may come back at a later update.
+        power, min_edges: See `keras_saliency.iSparseCallback`.
 
     Attributes:
         batch: How many batches were counted.
@@ -77,6 +78,8 @@ class Sparsifier:
         begin=0,
         end=None,
         regrow=True,
+        power=1.0,
+        min_edges=0,
         scores="inffs",
         scope="layer",
         granularity="edge",
@@ -104,6 +107,8 @@ class Sparsifier:
             exclude=exclude,
             seed=seed,
             regrow=regrow,
+            power=power,
+            min_edges=min_edges,
             stored=True,
             normalization=normalization,
             batch_size=batch_size,
