@@ -49,6 +49,27 @@ def nodes_between(inputs, outputs):
     return order
 
 
+def walk_nodes(inputs, values, outputs, visit):
+    """Send values through a functional graph: the one walk behind tracing, shrinking, rebuilding.
+
+    Args:
+        inputs: The symbolic tensors to start from.
+        values: What stands for each of them, of any kind.
+        outputs: The symbolic tensors to reach.
+        visit: Function of a node and the values so far, a dict by `id` of the symbolic tensor,
+            that returns a value for each output of the node. What a node is to it, a call or a
+            graph to walk in turn, is its affair.
+
+    Returns:
+        The dict of all values.
+    """
+    known = {id(x): value for x, value in zip(inputs, values, strict=True)}
+    for node in nodes_between(inputs, outputs):
+        results = visit(node, known)
+        known.update((id(x), value) for x, value in zip(node.outputs, results, strict=True))
+    return known
+
+
 def nested_inputs(model, args, kwargs):
     """What a call gives to a functional model, in the order of the model's inputs.
 

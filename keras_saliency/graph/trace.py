@@ -1,6 +1,8 @@
 """A model as one flat list of calls, nested and subclassed models opened up."""
 
 import contextlib
+import inspect
+import threading
 
 import keras
 from keras import tree
@@ -9,7 +11,7 @@ from keras_saliency.graph.functional import (
     functional_of,
     is_functional,
     nested_inputs,
-    nodes_between,
+    walk_nodes,
 )
 
 
@@ -28,15 +30,25 @@ class Tensor:
 
 
 class Call:
-    """One call of a layer or an operation: what went in, and what came out."""
+    """One call of a layer or an operation: what went in, and what came out.
 
-    def __init__(self, layer, args, kwargs, inputs, outputs, inside=""):
+    Attributes:
+        inputs, outputs: The `Tensor` objects; masks are left out of the inputs.
+        repeats: How often it happens for one sample: once, or at each of the time steps that it
+            stands for; `None` where their number is not known.
+    """
+
+    def __init__(self, layer, args, kwargs, inputs, outputs):
         self.layer = layer
-        self.inside = inside
         self.args = args
         self.kwargs = kwargs
         self.inputs = inputs
         self.outputs = outputs
+        self.repeats = 1
+
+    def argument(self, index, name, default=None):
+        """An argument of the call, by place or by name."""
+        return self.args[index] if len(self.args) > index else self.kwargs.get(name, default)
 
 
 class Frames(keras.Operation):
@@ -54,9 +66,10 @@ class Whole(keras.Operation):
 class Graph:
     """The calls of a model in an order in which each follows the calls it depends on."""
 
-    def __init__(self, is_leaf, advice):
+    def __init__(self, is_leaf, advice, spared):
         self.is_leaf = is_leaf
         self.advice = advice
+        self.spared = spared
         self.calls = []
         self.inputs = []
         self.outputs = []
@@ -73,7 +86,13 @@ def sublayers(layer):
     ]
 
 
-def flatten_model(model, data=None, is_leaf=lambda layer: False, advice=""):
+# Tracing a layer leaves nodes on it until it is done, which a second thread must not see.
+_TRACING = threading.RLock()
+
+
+def flatten_model(
+    model, data=None, is_leaf=lambda layer: False, advice="", spared=lambda layer: False
+):
     """Open a model up into a flat `Graph`.
 
     Functional and Sequential models are read; other models, and layers made of layers, are called
@@ -82,10 +101,13 @@ def flatten_model(model, data=None, is_leaf=lambda layer: False, advice=""):
 
     Args:
         model: A built `keras.Model`.
-        data: Optional nest of arrays, whose shapes stand for the inputs of a subclassed model.
+        data: Optional nest of arrays, whose extents stand for those that the model leaves open;
+            a subclassed model takes the shapes of its inputs from it.
         is_leaf: Function of a layer: whether it is one call whatever it is made of.
         advice: What to do about a layer that cannot be traced, for the error; `{name}` in it
             stands for the layer's class.
+        spared: Function of a layer: whether one that holds weights and is no leaf may be looked
+            into for what its `call` tells, and is a leaf where that is nothing.
 
     Returns:
         A `Graph`.
@@ -93,9 +115,14 @@ def flatten_model(model, data=None, is_leaf=lambda layer: False, advice=""):
     Raises:
         ValueError: If some layer's part in the model cannot be found out.
     """
-    graph = Graph(is_leaf, advice)
+    graph = Graph(is_leaf, advice, spared)
     if is_functional(model):
         graph.inputs = [Tensor(x.shape, x.dtype) for x in model.inputs]
+        given = None if data is None else nested_inputs(model, (data,), {})
+        if given is not None:
+            for tensor, x in zip(graph.inputs, given, strict=True):
+                if len(tensor.shape) == len(x.shape):
+                    tensor.shape = (*tensor.shape[:1], *x.shape[1:])
         graph.outputs = _inline(model, graph.inputs, graph)
         return graph
     args, kwargs = _symbolic_inputs(model, data)
@@ -116,13 +143,22 @@ def _is_tensor(x):
 def _inline(model, inputs, graph):
     """Add the calls of a functional model that is fed with `inputs`; returns its outputs."""
     functional = functional_of(model)
+    if any(_narrower(x, tensor) for x, tensor in zip(functional.inputs, inputs, strict=True)):
+        return _trace(
+            functional, (tree.pack_sequence_as(functional._inputs_struct, inputs),), {}, graph
+        )
     return _add_nodes(functional.inputs, inputs, functional.outputs, graph)
 
 
-def _add_nodes(symbolic_inputs, inputs, symbolic_outputs, graph):
-    known = {id(x): tensor for x, tensor in zip(symbolic_inputs, inputs, strict=True)}
-    for node in nodes_between(symbolic_inputs, symbolic_outputs):
+def _narrower(x, tensor):
+    """Whether a tensor has an extent that the model leaves open."""
+    return len(x.shape) == len(tensor.shape) and any(
+        m is None and n is not None for m, n in zip(x.shape[1:], tensor.shape[1:], strict=True)
+    )
 
+
+def _add_nodes(symbolic_inputs, inputs, symbolic_outputs, graph):
+    def visit(node, known):
         def resolve(x):
             if not isinstance(x, keras.KerasTensor):
                 return x
@@ -130,16 +166,18 @@ def _add_nodes(symbolic_inputs, inputs, symbolic_outputs, graph):
 
         args = tree.map_structure(resolve, node.arguments.args)
         kwargs = tree.map_structure(resolve, node.arguments.kwargs)
-        results = _expand(node.operation, args, kwargs, node.outputs, graph)
-        for x, tensor in zip(node.outputs, results, strict=True):
-            known[id(x)] = tensor
+        return _expand(node.operation, args, kwargs, node.outputs, graph)
+
+    known = walk_nodes(symbolic_inputs, inputs, symbolic_outputs, visit)
     return [known[id(x)] if id(x) in known else Tensor(x.shape, x.dtype) for x in symbolic_outputs]
 
 
 def _expand(operation, args, kwargs, symbolic_outputs, graph):
     """Add one call, or what it consists of; returns its output tensors."""
     if isinstance(operation, keras.layers.RNN) and not graph.is_leaf(operation.cell):
-        return _recurrent(operation, args, kwargs, symbolic_outputs, graph)
+        cell = operation.cell
+        if _is_composite(cell) or not (graph.spared(operation) or graph.spared(cell)):
+            return _recurrent(operation, args, kwargs, symbolic_outputs, graph)
     if not graph.is_leaf(operation) and isinstance(operation, keras.layers.Layer):
         if isinstance(operation, keras.layers.TimeDistributed):
             return _time_distributed(operation, args, kwargs, symbolic_outputs, graph)
@@ -147,20 +185,31 @@ def _expand(operation, args, kwargs, symbolic_outputs, graph):
             inputs = nested_inputs(operation, args, kwargs)
             if inputs is not None and all(_is_tensor(x) for x in inputs):
                 return _inline(operation, inputs, graph)
-        if _is_composite(operation):
+        if _is_composite(operation) and not graph.spared(operation):
             return _trace(operation, args, kwargs, graph)
-        if not operation.weights and not isinstance(operation, keras.layers.InputLayer):
+        transparent = not operation.weights or graph.spared(operation)
+        if transparent and not isinstance(operation, keras.layers.InputLayer):
             # Its `call` may tell more than its shapes do; if it does not, the shapes have to do.
-            part = Graph(graph.is_leaf, graph.advice)
+            part = Graph(graph.is_leaf, graph.advice, graph.spared)
             with contextlib.suppress(ValueError):
                 outputs = _trace(operation, args, kwargs, part)
                 if part.calls and all(understood(call, graph.is_leaf) for call in part.calls):
                     graph.calls.extend(part.calls)
                     return outputs
     outputs = [Tensor(x.shape, x.dtype) for x in symbolic_outputs]
-    inputs = [x for x in tree.flatten((args, kwargs)) if _is_tensor(x)]
+    masks = _masks(operation, args, kwargs)
+    inputs = [x for x in tree.flatten((args, kwargs)) if _is_tensor(x) and x not in masks]
     graph.calls.append(Call(operation, args, kwargs, inputs, outputs))
     return outputs
+
+
+def _masks(layer, args, kwargs):
+    """The boolean tensors that a layer is given as `mask`, `query_mask`, and the like."""
+    if not isinstance(layer, keras.layers.Layer):
+        return set()
+    given = dict(zip(inspect.signature(layer.call).parameters, args, strict=False)) | kwargs
+    named = [value for name, value in given.items() if name.split("_")[-1] == "mask"]
+    return {x for x in tree.flatten(named) if _is_tensor(x) and x.dtype == "bool"}
 
 
 def _time_distributed(layer, args, kwargs, symbolic_outputs, graph):
@@ -172,7 +221,9 @@ def _time_distributed(layer, args, kwargs, symbolic_outputs, graph):
     name = layer.name
     step = frame(sequence)
     graph.calls.append(Call(Frames(name=name), (sequence,), {}, [sequence], [step]))
+    before = len(graph.calls)
     results = _expand(layer.layer, (step,), {}, [frame(x) for x in symbolic_outputs], graph)
+    _repeat(graph.calls[before:], sequence.shape[1])
     outputs = [Tensor(x.shape, x.dtype) for x in symbolic_outputs]
     for result, output in zip(results, outputs, strict=True):
         graph.calls.append(Call(Sequence(name=name), (result,), {}, [result], [output]))
@@ -196,14 +247,22 @@ def _recurrent(layer, args, kwargs, symbolic_outputs, graph):
         Tensor((sequence.shape[0], *(s if isinstance(s, (list, tuple)) else (s,))), sequence.dtype)
         for s in sizes
     ]
-    for _ in range(2):
+    length = sequence.shape[1]
+    for times in (1, None if length is None else length - 1):
+        before = len(graph.calls)
         output, *states = _trace(cell, (step, states), {}, graph)
+        _repeat(graph.calls[before:], times)
     outputs = [Tensor(x.shape, x.dtype) for x in symbolic_outputs]
     for result, tensor in zip([output, *states], outputs, strict=False):
         whole = layer.return_sequences and tensor is outputs[0]
         join = Sequence(name=layer.name) if whole else Whole(name=layer.name)
         graph.calls.append(Call(join, (result,), {}, [result], [tensor]))
     return outputs
+
+
+def _repeat(calls, times):
+    for call in calls:
+        call.repeats = None if None in (call.repeats, times) else call.repeats * times
 
 
 def _advice(graph, layer):
@@ -308,7 +367,7 @@ def _trace(layer, args, kwargs, graph):
 
         symbolic_args, symbolic_kwargs = tree.map_structure(stand_in, (args, kwargs))
         symbolic_kwargs = {k: v for k, v in symbolic_kwargs.items() if v is not None}
-        with _forgotten_nodes(layer):
+        with _TRACING, _forgotten_nodes(layer):
             try:
                 outputs = tree.flatten(layer.call(*symbolic_args, **symbolic_kwargs))
             except Exception as exception:
@@ -328,6 +387,8 @@ def _trace(layer, args, kwargs, graph):
 def _forgotten_nodes(layer):
     """Leave no trace of symbolic calls on the user's layers: `layer.output` must stay unique."""
     layers = layer._flatten_layers()
+    layers = {id(x): x for part in layers for x in (part, *getattr(part, "_operations", ()))}
+    layers = layers.values()
     before = [(x, len(x._inbound_nodes), len(x._outbound_nodes)) for x in layers]
     try:
         yield

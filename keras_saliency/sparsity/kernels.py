@@ -143,6 +143,26 @@ def maskable_kernels(model, layers=None, exclude=None):
     return found
 
 
+def selected_layers(model, selectors, argument):
+    """The layers that selectors of `maskable_kernels` mean, those without kernels too."""
+    if selectors is None:
+        return set()
+    if not isinstance(selectors, (list, tuple, set, frozenset)):
+        selectors = [selectors]
+    found = set()
+
+    def visit(layer, parents):
+        for child in sublayers(layer):
+            around = (*parents, child)
+            names = _names(around)
+            if any(matches(selector, around, names, argument) for selector in selectors):
+                found.add(child)
+            visit(child, around)
+
+    visit(model, ())
+    return found
+
+
 def _collect_children(layer, parents, kernels, skipped, keys, seen):
     for child in sublayers(layer):
         _collect(child, parents, kernels, skipped, keys, seen)
@@ -233,6 +253,11 @@ def _select(model, kernels, selectors, argument):
 
 def _means(kernel, selector, argument):
     around = (*kernel.parents, kernel.layer)
-    prefixes = ["/".join(layer.name for layer in around[: i + 1]) for i in range(len(around))]
-    names = [kernel.key, *prefixes, *(layer.name for layer in around)]
+    names = [kernel.key, *_names(around)]
     return selector is kernel.owner or matches(selector, around, names, argument)
+
+
+def _names(around):
+    """Names of what a chain of layers leads to: its paths, outermost first, and its layers'."""
+    paths = ["/".join(layer.name for layer in around[: i + 1]) for i in range(len(around))]
+    return [*paths, *(layer.name for layer in around)]

@@ -27,19 +27,11 @@ class Registry:
 
     def set(self, layer_class, value):
         """Register `value` for a class, or for the name of one."""
-        if not (
-            (isinstance(layer_class, type) and issubclass(layer_class, keras.Operation))
-            or (isinstance(layer_class, str) and ">" in layer_class)
-        ):
-            raise TypeError(
-                "`layer_class` must be a class of layers (or of Keras operations), or the name "
-                "under which one is registered with Keras, 'package>Name'. "
-                f"Received: layer_class={layer_class!r}"
-            )
-        self._values[layer_class] = value
+        self._values[_checked(layer_class)] = value
 
     def decorator(self, layer_class, then=lambda: None):
         """A decorator that registers a function for a class; `then` is called afterwards."""
+        _checked(layer_class)
 
         def decorate(rule):
             if not callable(rule):
@@ -59,6 +51,17 @@ class Registry:
                     inherited = not self.same_call or cls.call is own.call
                     return self._values[key] if inherited else None
         return None
+
+
+def _checked(layer_class):
+    is_class = isinstance(layer_class, type) and issubclass(layer_class, keras.Operation)
+    if not is_class and not (isinstance(layer_class, str) and ">" in layer_class):
+        raise TypeError(
+            "`layer_class` must be a class of layers (or of Keras operations), or the name under "
+            "which one is registered with Keras, 'package>Name'. "
+            f"Received: layer_class={layer_class!r}"
+        )
+    return layer_class
 
 
 def _name(cls):

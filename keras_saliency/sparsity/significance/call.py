@@ -13,8 +13,6 @@ from keras_saliency.sparsity.significance.scores import axis_scores, contract, s
 class SignificanceCall:
     """What a significance rule is given; see `register_significance_rule`."""
 
-    inside = ""
-
     def __init__(self, walk, layer, args, kwargs, inputs, outputs, output_scores):
         self._walk = walk
         self.layer = layer
@@ -63,7 +61,7 @@ class SignificanceCall:
         call = SignificanceCall(
             self._walk, layer, args, kwargs or {}, list(inputs), list(outputs), list(output_scores)
         )
-        check_rule(call)
+        check_rule(call, self._walk.spared)
         call.reported = self.reported
         return call.run()
 
@@ -73,7 +71,7 @@ class SignificanceCall:
         if rule is not None:
             results = rule(self)
         elif isinstance(self.layer, keras.layers.Layer):
-            results = _pass_through(self)
+            results = _pass_through(self) if understood(self, has_rule) else _evenly(self)
         else:
             results = elementwise(self)
         if not isinstance(results, (list, tuple)):
@@ -127,25 +125,33 @@ def to_numpy(x):
     return x if isinstance(x, np.ndarray) else ops.convert_to_numpy(x)
 
 
-def check_rule(call):
+def check_rule(call, spared):
     """Raise where nothing is known about a layer, before anything is computed."""
     layer = call.layer
-    if find_significance_rule(layer) is not None or understood(call, has_rule):
+    if layer in spared or find_significance_rule(layer) is not None or understood(call, has_rule):
         return
     name = type(layer).__name__
-    where = f" (in '{call.inside}')" if call.inside else ""
     if getattr(layer, "weights", None):
         raise ValueError(
-            f"No significance rule is known for the layer '{layer.name}'{where} of the class "
+            f"No significance rule is known for the layer '{layer.name}' of the class "
             f"{name}, which has weights. Register one: "
             f"`@keras_saliency.sparsity.register_significance_rule({name}, kernels=(...))`; its "
-            "docstring shows how."
+            f"docstring shows how. Or leave the layer out with `exclude=['{layer.name}']`."
         )
     raise ValueError(
-        f"No significance rule is known for '{layer.name}'{where} of the class {name}, which turns "
+        f"No significance rule is known for '{layer.name}' of the class {name}, which turns "
         f"{[x.shape for x in call.inputs]} into {[x.shape for x in call.outputs]}. Register one: "
         f"`@keras_saliency.sparsity.register_significance_rule({name})`."
     )
+
+
+def _evenly(call):
+    """A layer that was left out, of which nothing is known: all of its inputs count alike."""
+    score = sum(array.sum() for array in call.output_scores)
+    for tensor, output in ((x, y) for x in call.inputs for y in call.outputs):
+        if compatible(tensor, output):
+            return _pass_through(call)
+    return [np.full((1,) * len(tensor.shape), score) for tensor in call.inputs]
 
 
 def _pass_through(call):

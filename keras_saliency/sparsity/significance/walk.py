@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_saliency.graph.data import first_sample, read_inputs
 from keras_saliency.graph.trace import flatten_model
-from keras_saliency.sparsity.kernels import Skipped, maskable_kernels
+from keras_saliency.sparsity.kernels import Skipped, maskable_kernels, selected_layers
 from keras_saliency.sparsity.registry import ADVICE, has_rule
 from keras_saliency.sparsity.significance import rules as _rules  # noqa: F401  (registers them)
 from keras_saliency.sparsity.significance.call import (
@@ -64,7 +64,7 @@ def edge_significance(
             weighted by the variance that each explains; or an array with a value for each output
             neuron (a list of arrays for several outputs).
         layers, exclude: Which layers to return; see `maskable_kernels`. Significance walks through
-            the others all the same.
+            the others all the same; one that is excluded needs no rule for that.
         alpha: The `alpha` of `inffs`.
         normalization: `"pass"`: normalisation layers pass significance on; `"scale"`: they scale
             it by `|gamma| / sqrt(variance)`, what they do to their input at inference.
@@ -198,9 +198,12 @@ class SignificanceWalk:
             for variable, mask in getattr(layer, "kernel_masks", tuple)():
                 self._masks[id(variable)] = mask
         data = read_inputs(model, data, max_samples)
-        self._graph = flatten_model(model, first_sample(data), has_rule, ADVICE)
+        self.spared = selected_layers(model, exclude, "exclude")
+        self._graph = flatten_model(
+            model, first_sample(data), has_rule, ADVICE, self.spared.__contains__
+        )
         for call in self._graph.calls:
-            check_rule(call)
+            check_rule(call, self.spared)
         self._uses = {}
         known = {id(kernel.variable): kernel for kernel in found}
         for index, call in enumerate(self._graph.calls):

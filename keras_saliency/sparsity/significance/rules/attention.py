@@ -13,6 +13,7 @@ from keras_saliency.layers.attention.san import SANAttention
 from keras_saliency.sparsity.registry import register_significance_rule
 from keras_saliency.sparsity.significance.rules.common import (
     argument,
+    collect,
     only_first,
     operations,
     register,
@@ -28,15 +29,14 @@ def multi_head_attention(call):
     query, value = arguments["query"], arguments["value"]
     key = arguments.get("key")
     key = value if key is None else key
-    results = {}
+    results = []
 
     def lead(projection, tensor, score, heads):
         if score is None:
             return
         output = Tensor((*tensor.shape[:-1], *heads), tensor.dtype)
         (result,) = call.delegate(projection, [tensor], [output], [score])
-        if result is not None:
-            results[tensor] = result + results[tensor] if tensor in results else result
+        results.append((tensor, result))
 
     width = tuple(layer._value_dense._kernel.shape[1:])  # (heads of values, their size)
     key_width = tuple(layer._key_dense._kernel.shape[1:])
@@ -66,7 +66,7 @@ def multi_head_attention(call):
     )
     of_key = of_query.reshape(key_width[0], -1, key_width[1]).sum(axis=1)
     lead(layer._key_dense, key, of_key.reshape((1,) * (len(key.shape) - 1) + key_width), key_width)
-    return [results.pop(tensor, None) for tensor in call.inputs]
+    return collect(call, results)
 
 
 register((layers.MultiHeadAttention, layers.GroupQueryAttention), multi_head_attention)
@@ -131,13 +131,7 @@ def attention(call):
         weights = call.magnitude("scale")
         if weights.sum() > 0:
             of_query = of_key = share.reshape(1, 1, 1) * (weights / weights.sum())
-    results = {}
-    for tensor, score in ((value, total(channels, (-1,))), (query, of_query), (key, of_key)):
-        if tensor in results:
-            extent = [max(a, b) for a, b in zip(score.shape, results[tensor].shape, strict=True)]
-            score = spread(score, extent) + spread(results[tensor], extent)
-        results[tensor] = score
-    return [results.pop(tensor, None) for tensor in call.inputs]
+    return collect(call, ((value, total(channels, (-1,))), (query, of_query), (key, of_key)))
 
 
 register(
@@ -159,10 +153,8 @@ def san_attention(call):
     gate = score if len(call.outputs) == 1 else score + total(call.output_scores[1], (axis,))
     if layer.smoothing is not None:
         (gate,) = call.delegate(layer.smoothing_layer, [y], [y], [gate])
-    results = {y: sum_scores(score, gate)}
     before = total(gate, ()) if layer.align_channels else gate  # of the mean over channels
-    results[previous] = sum_scores(results[previous], before) if previous in results else before
-    return [results.pop(tensor, None) for tensor in call.inputs]
+    return collect(call, ((y, sum_scores(score, gate)), (previous, before)))
 
 
 @operations("DotProductAttention")
@@ -175,12 +167,9 @@ def dot_product_attention_op(call):
     heads = query.shape[2]
     score = spread(score, (1, 1, heads, score.shape[3]))
     of_head = total(score, (2,))
-    results = {}
+    results = []
     for tensor, part in ((value, score), (query, of_head), (key, of_head)):
         groups = tensor.shape[2]
         part = part.reshape(1, 1, groups, heads // groups, part.shape[3]).sum(axis=3)
-        if tensor in results:
-            wide = [max(a, b) for a, b in zip(part.shape, results[tensor].shape, strict=True)]
-            part = spread(part, wide) + spread(results[tensor], wide)
-        results[tensor] = part
-    return [results.pop(tensor, None) for tensor in call.inputs]
+        results.append((tensor, part))
+    return collect(call, results)

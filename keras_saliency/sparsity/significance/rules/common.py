@@ -59,6 +59,16 @@ def sum_scores(first, second):
     return spread(first, shape) + spread(second, shape)
 
 
+def collect(call, scores):
+    """The scores of the call's inputs from pairs of a tensor and a score; constants get none."""
+    results = {}
+    for tensor, score in scores:
+        if score is not None:
+            known = results.get(id(tensor))
+            results[id(tensor)] = score if known is None else sum_scores(score, known)
+    return [results.pop(id(tensor), None) for tensor in call.inputs]
+
+
 def times(score, factor):
     """Scores of what is multiplied by constants: weights of a diagonal (equation 4.8)."""
     factor = np.abs(factor)
