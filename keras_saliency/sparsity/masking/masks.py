@@ -1,7 +1,6 @@
 """From scores to masks: edges, N:M and channels, per layer or over the whole model (G 4.4.3)."""
 
 import logging
-import numbers
 
 import numpy as np
 from keras import ops
@@ -10,6 +9,12 @@ from keras_saliency.graph.data import first_sample, read_inputs
 from keras_saliency.graph.functional import is_functional
 from keras_saliency.graph.trace import flatten_model
 from keras_saliency.sparsity.kernels import Skipped, maskable_kernels
+from keras_saliency.sparsity.masking.channels import (
+    channel_groups,
+    kernels_of_outputs,
+    others,
+    units_of,
+)
 from keras_saliency.sparsity.masking.shares import (
     SCOPES,
     erdos_renyi,
@@ -17,6 +22,11 @@ from keras_saliency.sparsity.masking.shares import (
     lamp,
     per_layer,
     total_count,
+)
+from keras_saliency.sparsity.masking.targets import (
+    check_granularity,
+    check_sparsity,
+    resolve_targets,
 )
 from keras_saliency.sparsity.ranking import drop_lowest, neighbours_to_drop
 from keras_saliency.sparsity.registry import ADVICE, has_rule
@@ -77,73 +87,6 @@ class _Limited:
                 block = np.minimum(block, np.finfo(np.float64).max)
                 block = np.where(self._allowed[start:stop], block, np.inf)
             yield start, stop, block
-
-
-def check_sparsity(value, argument="sparsity"):
-    """Returns `value` as a float in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.generic)):
-        raise TypeError(f"`{argument}` must be a number in [0, 1). Received: {value!r}")
-    if not 0 <= value < 1:
-        raise ValueError(f"`{argument}` must lie in [0, 1). Received: {value!r}")
-    return float(value)
-
-
-def check_granularity(granularity):
-    """Returns `"edge"`, `"channel"` or the pair (n, m)."""
-    if granularity in ("edge", "channel"):
-        return granularity
-    pair = granularity
-    if (
-        isinstance(pair, (tuple, list))
-        and len(pair) == 2
-        and all(isinstance(x, numbers.Integral) and not isinstance(x, bool) for x in pair)
-        and 0 < pair[0] < pair[1]
-    ):
-        return int(pair[0]), int(pair[1])
-    raise ValueError(
-        "`granularity` must be 'edge', 'channel', or a pair (n, m) with 0 < n < m that keeps n of "
-        f"every m neighbours. Received: granularity={granularity!r}"
-    )
-
-
-def resolve_targets(kernels, sparsity):
-    """Target sparsity of each kernel.
-
-    Args:
-        kernels: What `maskable_kernels` found.
-        sparsity: A number in [0, 1) for all; a dict from layer name, path or kernel key to a
-            number (what is not named stays dense); or a function of the layer.
-
-    Returns:
-        A dict from kernel key to a float in [0, 1); kernels that stay dense are left out when
-        the dict or the function gives `None` for them.
-
-    Raises:
-        ValueError: If a value lies outside [0, 1), or a name is not found.
-    """
-    if isinstance(sparsity, dict):
-        targets, unused = {}, set(sparsity)
-        for kernel in kernels:
-            for name in (kernel.key, kernel.path, kernel.layer.name):
-                if name in sparsity:
-                    unused.discard(name)
-                    if kernel.key not in targets and sparsity[name] is not None:
-                        targets[kernel.key] = check_sparsity(sparsity[name], f"sparsity[{name!r}]")
-        if unused:
-            raise ValueError(
-                f"`sparsity` names {sorted(map(str, unused))}, which are no maskable layers of the "
-                f"model. Maskable are: {', '.join(kernel.key for kernel in kernels)}"
-            )
-        return targets
-    if callable(sparsity):
-        values = {kernel.key: sparsity(kernel.layer) for kernel in kernels}
-        return {
-            key: check_sparsity(value, f"sparsity of {key!r}")
-            for key, value in values.items()
-            if value is not None
-        }
-    value = check_sparsity(sparsity)
-    return {kernel.key: value for kernel in kernels}
 
 
 class MaskMaker:
@@ -423,7 +366,7 @@ class MaskMaker:
         if not least:
             return None
         scores = edges.array()
-        order = [*_others(kernel), *kernel.output_axes]
+        order = [*others(kernel), *kernel.output_axes]
         moved = scores.transpose(order).reshape(-1, int(np.prod(outputs)))
         best = np.argsort(-moved, axis=0, kind="stable")[:least]
         allowed = np.ones(moved.shape, bool)
@@ -478,7 +421,7 @@ class MaskMaker:
         for kernel, edges, decide in pairs:
             waiting.setdefault(id(kernel.owner), []).append((kernel, edges, decide))
             together = [k for k in self.kernels if k.owner is kernel.owner]
-            if _units(kernel) and len(waiting[id(kernel.owner)]) < len(together):
+            if units_of(kernel) and len(waiting[id(kernel.owner)]) < len(together):
                 continue
             for group in channel_groups(waiting.pop(id(kernel.owner))):
                 target = targets[group.kernels[0].key]
@@ -503,84 +446,3 @@ def _drop_with(items, forced, count):
     free = [_Limited(item, ~mark) for item, mark in zip(items, forced, strict=True)]
     drops = drop_lowest(free, count)
     return [drop | mark for drop, mark in zip(drops, forced, strict=True)]
-
-
-def kernels_of_outputs(graph, known):
-    """Which of the kernels with the ids `known` make channels of the model's outputs."""
-    makers = {tensor: call for call in graph.calls for tensor in call.outputs}
-    found, seen, stack = set(), set(), list(graph.outputs)
-    while stack:
-        call = makers.get(stack.pop())
-        if call is None or call in seen:
-            continue
-        seen.add(call)
-        own = known & {id(variable) for variable in getattr(call.layer, "weights", ())}
-        found |= own
-        if not own:  # an activation, a norm, an addition, pooling, ...
-            stack.extend(call.inputs)
-    return found
-
-
-def _units(kernel):
-    """Units of a recurrent cell, whose kernels hold a column per gate and unit; else `None`."""
-    if kernel.owner is kernel.layer:
-        return None
-    units = getattr(kernel.owner, "units", None) or getattr(kernel.owner, "filters", None)
-    outputs = int(np.prod([kernel.shape[axis] for axis in kernel.output_axes]))
-    return units if units and outputs % units == 0 else None
-
-
-class _Channels:
-    """The output channels of one kernel, or of all kernels of one recurrent cell."""
-
-    def __init__(self, kernels, scores):
-        self.kernels = kernels
-        self.scores = scores
-
-    def forced(self, forced):
-        """Channels of which nothing is left."""
-        if not all(kernel.key in forced for kernel in self.kernels):
-            return None
-        gone = np.ones(self.scores.size, bool)
-        for kernel in self.kernels:
-            gone &= _channel_view(forced[kernel.key].reshape(kernel.shape), kernel).all(axis=(0, 1))
-        return gone
-
-    def masks(self, keep):
-        masks = {}
-        for kernel in self.kernels:
-            mask = np.empty(kernel.shape, bool)
-            axes = [*_others(kernel), *kernel.output_axes]
-            moved = mask.transpose(axes)
-            outputs = [kernel.shape[axis] for axis in kernel.output_axes]
-            repeat = int(np.prod(outputs)) // keep.size
-            moved[...] = np.tile(keep, repeat).reshape(outputs)
-            masks[kernel.key] = mask
-        return masks
-
-
-def _others(kernel):
-    return [axis for axis in range(len(kernel.shape)) if axis not in kernel.output_axes]
-
-
-def _channel_view(array, kernel):
-    """The array as (other axes, gates, channels)."""
-    moved = array.transpose([*_others(kernel), *kernel.output_axes])
-    outputs = int(np.prod([kernel.shape[axis] for axis in kernel.output_axes]))
-    units = _units(kernel) or outputs
-    return moved.reshape(-1, outputs // units, units)
-
-
-def channel_groups(pairs):
-    """Channel scores: sums of edge scores; kernels of a recurrent cell are added up."""
-    groups = {}
-    for kernel, edges, _ in pairs:
-        array = edges.array()
-        scores = _channel_view(array, kernel).sum(axis=(0, 1))
-        key = (id(kernel.owner), _units(kernel)) if _units(kernel) else kernel.key
-        if key in groups:
-            groups[key].kernels.append(kernel)
-            groups[key].scores = groups[key].scores + scores
-        else:
-            groups[key] = _Channels([kernel], scores)
-    return list(groups.values())

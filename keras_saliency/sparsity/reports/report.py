@@ -113,8 +113,9 @@ def sensitivity(
     import pandas as pd
 
     from keras_saliency.graph.copying import copy_model
-    from keras_saliency.sparsity.masking.masks import MaskMaker, check_sparsity
+    from keras_saliency.sparsity.masking.masks import MaskMaker
     from keras_saliency.sparsity.masking.results import mask_model
+    from keras_saliency.sparsity.masking.targets import check_sparsity
 
     sparsities = sorted({0.0, *(check_sparsity(s, "sparsities") for s in sparsities)})
     if metric is None and not getattr(model, "compiled", False):

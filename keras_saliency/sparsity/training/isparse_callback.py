@@ -2,7 +2,8 @@
 
 import warnings
 
-from keras_saliency.sparsity.masking.masks import METHODS, check_granularity, check_sparsity
+from keras_saliency.sparsity.masking.masks import METHODS
+from keras_saliency.sparsity.masking.targets import check_granularity, check_sparsity
 from keras_saliency.sparsity.training.schedules import Schedule
 from keras_saliency.sparsity.training.sparse_training import SparseTraining
 from keras_saliency.sparsity.training.sparsifier import Sparsifier

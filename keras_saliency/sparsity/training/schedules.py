@@ -3,7 +3,7 @@
 import math
 import numbers
 
-from keras_saliency.sparsity.masking.masks import check_sparsity
+from keras_saliency.sparsity.masking.targets import check_sparsity
 
 SCHEDULES = ("constant", "polynomial", "cosine")
 _MOST_CHECKED = 10_000
