@@ -112,7 +112,9 @@ def isparse(small):
         found = accuracy(tiny, x_test, y_test)
         rows.append({"model": way, "edges kept": "", "accuracy": found})
     model = keras_saliency.sparsify(dense, 0.9, data=sample)
-    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     keep = [keras_saliency.KeepSparsity()]
     model.fit(x_train, y_train, batch_size=64, epochs=epochs // 2, verbose=0, callbacks=keep)
     rows.append(
