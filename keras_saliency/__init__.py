@@ -24,6 +24,7 @@ _LAZY = {
     "merge_lora": "keras_saliency.sparsity",
     "polish": "keras_saliency.sparsity",
     "recalibrate": "keras_saliency.sparsity",
+    "saliency_map": "keras_saliency.attribution",
     "save_compressed": "keras_saliency.sparsity",
     "sensitivity": "keras_saliency.sparsity",
     "shrink": "keras_saliency.sparsity",
@@ -33,6 +34,7 @@ _LAZY = {
     "strip_masks": "keras_saliency.sparsity",
 }
 _SUBPACKAGES = (
+    "attribution",
     "callbacks",
     "models",
     "racknet",

@@ -2,6 +2,7 @@
 
 from keras_saliency.visualization.attention import plot_attention
 from keras_saliency.visualization.heads import pair_focus, plot_heads, plot_parameters
+from keras_saliency.visualization.maps import overlay, plot_saliency_maps
 from keras_saliency.visualization.racknet import (
     plot_design,
     plot_entropies,
@@ -17,6 +18,7 @@ from keras_saliency.visualization.sparsity import (
 )
 
 __all__ = [
+    "overlay",
     "pair_focus",
     "plot_accuracy",
     "plot_attention",
@@ -27,6 +29,7 @@ __all__ = [
     "plot_masks",
     "plot_parameters",
     "plot_saliency",
+    "plot_saliency_maps",
     "plot_scale_space",
     "plot_sensitivity",
     "plot_statistics",

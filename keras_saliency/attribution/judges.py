@@ -1,0 +1,310 @@
+"""Is a map right? Judges that need no person: frames with a row per input."""
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_saliency import validation
+from keras_saliency.attribution.registry import METHODS
+from keras_saliency.graph.data import read_inputs
+
+
+def _single(model, inputs):
+    x = read_inputs(model, inputs)
+    parts = tree.flatten(x)
+    if len(parts) != 1:
+        raise ValueError(f"`inputs` must be one array. Received: {len(parts)} of them")
+    x = np.asarray(parts[0], "float32")
+    if not np.isfinite(x).all():
+        raise ValueError("`inputs` must be finite. Received: NaN or infinite values.")
+    return x
+
+
+def _maps_for(maps, x):
+    maps = validation.array("maps", maps, finite=True).astype("float64")
+    if maps.shape != x.shape[:-1]:
+        raise ValueError(
+            f"`maps` must have the shape {x.shape[:-1]}, one value per position of each input, "
+            f"channels last. Received: {maps.shape}"
+        )
+    return maps
+
+
+def _probabilities(model, x, batch_size):
+    """What the model says, as probabilities; a softmax is applied where it ends in logits."""
+    y = np.asarray(model.predict(x, batch_size=batch_size, verbose=0), "float64")
+    if y.ndim != 2:
+        raise ValueError(f"The model's output must be (inputs, classes). Received: {y.shape}")
+    if y.shape[1] == 1:
+        inside = (y >= 0).all() and (y <= 1).all()
+        return np.concatenate([1 - y, y], axis=1) if inside else _two(y)
+    if (y >= 0).all() and np.allclose(y.sum(axis=1), 1, atol=1e-3):
+        return y
+    y = np.exp(y - y.max(axis=1, keepdims=True))
+    return y / y.sum(axis=1, keepdims=True)
+
+
+def _two(y):
+    p = 1 / (1 + np.exp(-y))
+    return np.concatenate([1 - p, p], axis=1)
+
+
+def _classes(target, probabilities):
+    if target is None:
+        return probabilities.argmax(axis=1)
+    target = np.broadcast_to(np.asarray(target), (len(probabilities),))
+    if target.dtype.kind not in "iu" or (target < 0).any():
+        raise validation.wrong("target", "None, an int, or one int per input", target)
+    if (target >= probabilities.shape[1]).any():
+        raise validation.wrong("target", f"below {probabilities.shape[1]}", target)
+    return target
+
+
+def deletion_insertion(model, inputs, maps, steps=20, target=None, fill=0.0, batch_size=32):
+    """How fast a class goes when what a map shows is deleted, and comes when it is inserted.
+
+    Areas under the probability of a class while the positions of an input, the highest of its map
+    first, are replaced by `fill` (deletion: low is good), or put back into an input of nothing but
+    `fill` (insertion: high is good). Petsiuk et al. (2018).
+
+    Args:
+        model: A built `keras.Model` with one input and an output of classes, logits or not.
+        inputs: Array `(inputs, *space, channels)`.
+        maps: Array `(inputs, *space)`; signed maps are ranked as they are, ties in C order.
+        steps: Int. In how many steps the positions go.
+        target: Int or one int per input; the class of the whole input by default.
+        fill: A number; `"mean"`, each input's own by channel; or `"blur"`, the input under a
+            Gaussian of an eighth of its extent.
+        batch_size: Int.
+
+    Returns:
+        A data frame with a row per input and the columns `deletion` and `insertion`, in [0, 1].
+
+    Raises:
+        ValueError: If the maps have another extent than the inputs, or values that are not finite.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from keras_saliency import attribution
+
+    model = keras.Sequential(
+        [keras.Input((8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")]
+    )
+    x = np.random.default_rng(0).normal(size=(3, 8, 1))
+    maps = attribution.saliency_map(model, x, "gradient")
+    frame = attribution.deletion_insertion(model, x, maps)
+    ```
+    """
+    import pandas as pd
+    import scipy.integrate
+
+    x = _single(model, inputs)
+    maps = _maps_for(maps, x)
+    steps = validation.integer("steps", steps)
+    empty = _empty(x, fill)
+    classes = _classes(target, _probabilities(model, x, batch_size))
+    order = np.argsort(-maps.reshape(len(x), -1), axis=1, kind="stable")
+    rank = np.argsort(order, axis=1, kind="stable").reshape(maps.shape)
+    n = order.shape[1]
+    curves = {"deletion": [], "insertion": []}
+    for k in range(steps + 1):
+        gone = (rank < round(k * n / steps))[..., None]
+        for name, mixed in {
+            "deletion": np.where(gone, empty, x),
+            "insertion": np.where(gone, x, empty),
+        }.items():
+            p = _probabilities(model, mixed, batch_size)
+            curves[name].append(p[np.arange(len(x)), classes])
+    areas = {
+        name: scipy.integrate.trapezoid(curve, dx=1 / steps, axis=0)
+        for name, curve in curves.items()
+    }
+    return pd.DataFrame(areas)
+
+
+def _empty(x, fill):
+    space = tuple(range(1, x.ndim - 1))
+    if fill == "mean":
+        return np.broadcast_to(x.mean(axis=space, keepdims=True), x.shape)
+    if fill == "blur":
+        import scipy.ndimage
+
+        sd = [0, *(n / 8 for n in x.shape[1:-1]), 0]
+        return scipy.ndimage.gaussian_filter(x, sd)
+    if isinstance(fill, str):
+        raise validation.wrong("fill", "a number, 'mean' or 'blur'", fill)
+    return np.full_like(x, validation.number("fill", fill))
+
+
+def average_drop(model, inputs, maps, target=None, batch_size=32):
+    """What of a class is lost when an input is seen through its map.
+
+    Args:
+        model, inputs, target, batch_size: As for `deletion_insertion`.
+        maps: Array `(inputs, *space)` in [0, 1].
+
+    Returns:
+        A data frame with a row per input: `drop`, `max(0, p(x) - p(x * map)) / p(x)`, and
+        `increase`, whether the probability rose (Chattopadhyay et al., 2018).
+
+    Raises:
+        ValueError: If the maps have another extent than the inputs, or values outside [0, 1].
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from keras_saliency import attribution
+
+    model = keras.Sequential(
+        [keras.Input((8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")]
+    )
+    x = np.random.default_rng(0).normal(size=(3, 8, 1))
+    frame = attribution.average_drop(model, x, np.ones((3, 8)))
+    assert (frame["drop"] == 0).all()
+    ```
+    """
+    import pandas as pd
+
+    x = _single(model, inputs)
+    maps = _maps_for(maps, x)
+    if (maps < 0).any() or (maps > 1).any():
+        raise ValueError(
+            "`maps` must lie in [0, 1], as saliency_map makes them by default. Received: values "
+            f"from {maps.min():.3g} to {maps.max():.3g}"
+        )
+    whole = _probabilities(model, x, batch_size)
+    classes = _classes(target, whole)
+    rows = np.arange(len(x))
+    whole = whole[rows, classes]
+    seen = _probabilities(model, (x * maps[..., None]).astype("float32"), batch_size)
+    seen = seen[rows, classes]
+    drop = np.maximum(whole - seen, 0) / np.maximum(whole, np.finfo(float).tiny)
+    return pd.DataFrame({"drop": drop, "increase": seen > whole})
+
+
+def pointing_game(maps, boxes):
+    """Whether the highest value of a map lies on an object.
+
+    Args:
+        maps: Array `(images, height, width)`.
+        boxes: For each image a list of `(top, left, bottom, right)`, the last two excluded.
+
+    Returns:
+        A data frame with a row per image: `hit`, and `share`, how much of the positive values lies
+        inside. A map without a positive value hits nothing; ties go to the first in C order.
+
+    Raises:
+        ValueError: If there is another number of lists than of maps, or a box is none.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_saliency import attribution
+
+    maps = np.zeros((1, 4, 4))
+    maps[0, 1, 2] = 1
+    assert attribution.pointing_game(maps, [[(0, 0, 2, 3)]])["hit"].all()
+    ```
+    """
+    import pandas as pd
+
+    maps = validation.array("maps", maps, ranks=(3,), finite=True).astype("float64")
+    if len(boxes) != len(maps):
+        raise ValueError(
+            f"`boxes` must hold one list per map, {len(maps)}. Received: {len(boxes)} lists"
+        )
+    rows = []
+    for one, given in zip(maps, boxes, strict=True):
+        inside = np.zeros(one.shape, bool)
+        for box in given:
+            if np.shape(box) != (4,) or box[0] >= box[2] or box[1] >= box[3]:
+                raise ValueError(
+                    f"`boxes` must be (top, left, bottom, right). Received: {tuple(box)}"
+                )
+            inside[max(0, box[0]) : box[2], max(0, box[1]) : box[3]] = True
+        positive = np.maximum(one, 0)
+        total = positive.sum()
+        hit = bool(total > 0 and inside.ravel()[one.argmax()])
+        rows.append({"hit": hit, "share": positive[inside].sum() / total if total > 0 else 0.0})
+    return pd.DataFrame(rows, columns=["hit", "share"])
+
+
+def randomization_check(model, inputs, method="grad_cam", seed=0, **options):
+    """Whether maps change when the weights do (Adebayo et al., 2018).
+
+    The layers are given random weights one after the other, from the top; a method whose maps stay
+    as they were shows the input, not the model. The model itself is left as it was.
+
+    Args:
+        model: A built `keras.Model`.
+        inputs: As for `saliency_map`.
+        method: String. The attribution method.
+        seed: Int. Of the random weights.
+        **options: Of `saliency_map`.
+
+    Returns:
+        A data frame with a row per layer from the top: `layer`, and `similarity`, the mean rank
+        correlation (Spearman) of the maps with those of the model as it is.
+
+    Raises:
+        ValueError: As `saliency_map`.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from keras_saliency import attribution
+
+    model = keras.Sequential(
+        [keras.Input((8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")]
+    )
+    x = np.random.default_rng(0).normal(size=(3, 8, 1))
+    frame = attribution.randomization_check(model, x, "gradient")
+    ```
+    """
+    import pandas as pd
+    import scipy.stats
+
+    from keras_saliency.attribution.maps import saliency_map
+
+    validation.choice("method", method, tuple(METHODS))
+    generator = np.random.default_rng(validation.seed(seed))
+    options = {"normalize": None, **options}
+    first = saliency_map(model, inputs, method, **options)
+    if options.get("target") is None and method != "robust_cam":
+        # The same classes, also where the weights would have others.
+        x = read_inputs(model, inputs)
+        outputs = model.predict(x, verbose=0)
+        if isinstance(outputs, np.ndarray) and outputs.ndim == 2 and outputs.shape[1] > 1:
+            options["target"] = outputs.argmax(axis=1)
+    rows = []
+    before = [(v, np.array(keras.ops.convert_to_numpy(v))) for v in model.weights]
+    layers = [
+        layer
+        for layer in model._flatten_layers(include_self=False)
+        if any(v.ndim > 1 for v in layer._trainable_variables)
+    ]
+    try:
+        for layer in reversed(layers):
+            for v in layer._trainable_variables:
+                value = np.array(keras.ops.convert_to_numpy(v))
+                v.assign(generator.normal(0, max(float(value.std()), 1e-3), value.shape))
+            maps = saliency_map(model, inputs, method, **options)
+            found = [
+                scipy.stats.spearmanr(a.ravel(), b.ravel()).statistic
+                if np.ptp(a) > 0 and np.ptp(b) > 0
+                else 0.0
+                for a, b in zip(first, maps, strict=True)
+            ]
+            rows.append({"layer": layer.name, "similarity": float(np.mean(found))})
+    finally:
+        for v, value in before:
+            v.assign(value)
+    return pd.DataFrame(rows, columns=["layer", "similarity"])

@@ -1,0 +1,107 @@
+"""Methods that change the input and watch the score; they need no gradient."""
+
+import itertools
+
+import numpy as np
+
+from keras_saliency import validation
+from keras_saliency.attribution.registry import register_method
+from keras_saliency.attribution.resizing import resize
+
+
+def _per_axis(name, value, space, default):
+    if value is None:
+        return tuple(default)
+    if not isinstance(value, (list, tuple)):
+        value = (value,) * len(space)
+    if len(value) != len(space):
+        raise ValueError(f"`{name}` must be an int or {len(space)} of them. Received: {value}")
+    value = tuple(validation.integer(name, n) for n in value)
+    return tuple(min(n, extent) for n, extent in zip(value, space, strict=True))
+
+
+def _single(batch, name):
+    if len(batch.values) > 1:
+        raise ValueError(f"`method={name!r}` needs a model with one input that has values.")
+
+
+def _filled(batch, fill):
+    """The value that stands for 'nothing', for one input row."""
+    if batch.passes.embeddings[batch.passes.moving[0]]:
+        return batch.embedded(batch.passes.moving[0], np.full((1, 1), int(fill)))[0, 0]
+    return np.float32(fill)
+
+
+@register_method("occlusion")
+def occlusion(batch, window=None, stride=None, fill=0.0, segments=None):
+    """The fall of the score under a sliding window (Zeiler and Fergus, 2014)."""
+    _single(batch, "occlusion")
+    x, space, axis = batch.values[0], batch.space, batch.channel_axis
+    fill = _filled(batch, fill)
+    if segments is not None:
+        regions = _labelled(segments, space)
+    else:
+        regions = _windows(space, window, stride)
+
+    def make(j):
+        if j == 0:
+            return [x]
+        return [np.where(np.expand_dims(regions[j - 1], (0, axis)), fill, x)]
+
+    scores = batch.scores(1 + len(regions), make).astype("float64")
+    falls = scores[0] - scores[1:]
+    regions = np.stack(regions).reshape(len(regions), -1)
+    maps = falls.T @ regions / np.maximum(regions.sum(axis=0), 1)
+    return [maps.reshape(len(x), *space)]
+
+
+def _windows(space, window, stride):
+    window = _per_axis("window", window, space, [max(1, n // 8) for n in space])
+    stride = _per_axis("stride", stride, space, [max(1, n // 2) for n in window])
+    starts = []
+    for extent, size, step in zip(space, window, stride, strict=True):
+        places = list(range(0, extent - size + 1, step))
+        if places[-1] != extent - size:
+            places.append(extent - size)
+        starts.append(places)
+    regions = []
+    for corner in itertools.product(*starts):
+        region = np.zeros(space, bool)
+        region[tuple(slice(a, a + n) for a, n in zip(corner, window, strict=True))] = True
+        regions.append(region)
+    return regions
+
+
+def _labelled(segments, space):
+    segments = validation.array("segments", segments)
+    if segments.dtype.kind not in "iu" or segments.shape != tuple(space):
+        raise ValueError(
+            f"`segments` must be integer labels of shape {tuple(space)}, that of an input. "
+            f"Received: {segments.dtype} of shape {segments.shape}"
+        )
+    return [segments == label for label in np.unique(segments)]
+
+
+@register_method("rise")
+def rise(batch, samples=1000, cells=8, keep=0.5, seed=0):
+    """Random masks, each weighted by the score of what it leaves (Petsiuk et al., 2018)."""
+    _single(batch, "rise")
+    samples = validation.integer("samples", samples)
+    cells = validation.integer("cells", cells)
+    keep = validation.number("keep", keep, minimum=0, maximum=1, above=True)
+    x, space, axis = batch.values[0], batch.space, batch.channel_axis
+    generator = np.random.default_rng(seed)
+    cell = [-(-n // cells) for n in space]
+    masks = []
+
+    def make(_):
+        coarse = (generator.uniform(size=(1, *[cells + 1] * len(space))) < keep).astype("float32")
+        wide = resize(coarse, [(cells + 1) * n for n in cell])[0]
+        shift = [generator.integers(n) for n in cell]
+        mask = wide[tuple(slice(a, a + n) for a, n in zip(shift, space, strict=True))]
+        masks.append(mask)
+        return [x * np.expand_dims(mask, (0, axis))]
+
+    scores = batch.scores(samples, make).astype("float64")
+    maps = scores.T @ np.stack(masks).reshape(samples, -1) / (samples * keep)
+    return [maps.reshape(len(x), *space)]
