@@ -1,6 +1,7 @@
 """A model as a function of what it is fed: inputs, or the vectors of their embeddings."""
 
 import contextlib
+import copy
 
 import keras
 import numpy as np
@@ -153,12 +154,40 @@ class Passes:
             return self.model(inputs, training=False)
         return self.model(inputs)
 
-    def forward(self, scored=True):
-        """The function that `differentiate` calls, the same for equal questions."""
-        key = (tuple(map(id, self.taps)), tuple(map(id, self.attention)), scored)
-        if key not in self._forwards:
-            self._forwards[key] = _Forward(self, tuple(self.taps), tuple(self.attention))
-        return self._forwards[key]
+    def forward(self):
+        """The function that `differentiate` calls, the same for equal questions.
+
+        On JAX it is kept on the model, as Keras keeps its compiled `predict`, so that a second map
+        of the same kind compiles nothing.
+        """
+        store = self._forwards
+        if keras.backend.backend() == "jax":
+            store = self.model.__dict__.setdefault("_attribution_forwards", {})
+        key = (tuple(self.taps), tuple(self.attention), self._kind())
+        if key not in store:
+            if len(store) > 15:
+                del store[next(iter(store))]
+            light = copy.copy(self)
+            light.inputs = None  # no data are kept
+            light.structure = tree.map_structure(lambda _: 0, self.structure)
+            store[key] = _Forward(light, tuple(self.taps), tuple(self.attention))
+        return store[key]
+
+    def _kind(self):
+        """What a pass does, apart from the values that go through it."""
+        layers = tuple(
+            (id(x), id(getattr(x, "activation", None)), x.dtype_policy.name)
+            for x in self.layers_within()
+        )
+        return (
+            self.target.kind(),
+            tuple(self.squash),
+            tuple(self.moving),
+            tuple((i, *calls) for i, calls in self.embeddings.items()),
+            str(tree.map_structure(lambda _: 0, self.structure)),
+            layers,
+            tuple(map(id, self.model.variables)),
+        )
 
     def run(self, values, extras, copies=1, inputs=True):
         """One pass; gradients in float32, whatever the model computes in.

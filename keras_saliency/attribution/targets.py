@@ -119,6 +119,12 @@ class Target:
                 f"from {self.value.min()} to {self.value.max()}"
             )
 
+    def kind(self):
+        """What tells two scores apart, apart from the classes and masks that are passed in."""
+        if self.callable:
+            return self.value
+        return ("region", self.value.channel) if isinstance(self.value, Region) else "class"
+
     def rows(self, chosen, space=None):
         """The extras of the forward pass for these inputs; -1 stands for the highest output."""
         if self.callable:

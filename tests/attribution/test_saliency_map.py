@@ -401,6 +401,24 @@ def test_within_fit_it_sees_the_weights_of_the_moment(images):
     )
 
 
+def test_a_changed_model_is_looked_at_anew(images):
+    model = linear_head()
+    saliency_map(model, images, "gradient")
+    for change in ("weights", "activation"):
+        if change == "weights":
+            drawn(model, seed=5)
+        else:
+            model.get_layer("features").activation = keras.activations.tanh
+        fresh = linear_head()
+        fresh.get_layer("features").activation = model.get_layer("features").activation
+        fresh.set_weights(model.get_weights())
+        np.testing.assert_allclose(
+            saliency_map(model, images, "gradient"),
+            saliency_map(fresh, images, "gradient"),
+            atol=1e-6,
+        )
+
+
 def test_methods_of_ones_own(images):
     @attribution.register_method("squared_gradient_of_a_test", reduce="sum")
     def squared(batch):
