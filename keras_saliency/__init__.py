@@ -27,8 +27,10 @@ _LAZY = {
     "saliency_map": "keras_saliency.attribution",
     "save_compressed": "keras_saliency.sparsity",
     "sensitivity": "keras_saliency.sparsity",
+    "separation_index": "keras_saliency.complexity",
     "shrink": "keras_saliency.sparsity",
     "shrink_to": "keras_saliency.sparsity",
+    "smoothness_index": "keras_saliency.complexity",
     "sparsify": "keras_saliency.sparsity",
     "sparsity_report": "keras_saliency.sparsity",
     "strip_masks": "keras_saliency.sparsity",
@@ -36,6 +38,7 @@ _LAZY = {
 _SUBPACKAGES = (
     "attribution",
     "callbacks",
+    "complexity",
     "models",
     "racknet",
     "scale_space",

@@ -1,7 +1,5 @@
 """Scores and their derivatives, on whichever backend Keras runs: the one place that asks which."""
 
-import contextlib
-
 import keras
 import numpy as np
 from keras import ops
@@ -189,33 +187,3 @@ def _jax(model, forward, values, extras, inputs):
 
 def _shapes(nest):
     return keras.tree.map_structure(lambda x: (np.shape(x), np.asarray(x).dtype.str), nest)
-
-
-@contextlib.contextmanager
-def listening(handlers):
-    """Let functions stand before the `call` of layers and operations, for as long as this lasts.
-
-    Args:
-        handlers: Dict from operation to a function of `(call, args, kwargs)`, `call` being what
-            the operation does itself, that returns the outputs.
-    """
-    before = []
-    try:
-        for operation, handler in handlers.items():
-            for name in ("call", "quantized_call"):
-                own = getattr(operation, name, None)
-                if own is None:
-                    continue
-                before.append((operation, name, operation.__dict__.get(name)))
-
-                def stand_in(*args, own=own, handler=handler, **kwargs):
-                    return handler(own, args, kwargs)
-
-                operation.__dict__[name] = stand_in
-        yield
-    finally:
-        for operation, name, value in reversed(before):
-            if value is None:
-                del operation.__dict__[name]
-            else:
-                operation.__dict__[name] = value

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_saliency.attribution.differentiation import differentiate, listening
+from keras_saliency.attribution.differentiation import differentiate
 from keras_saliency.attribution.targets import activation_handlers, warn_of_probabilities
 from keras_saliency.graph.functional import functional_of, is_functional, nested_inputs
+from keras_saliency.graph.listening import listening
 
 
 class Passes:
