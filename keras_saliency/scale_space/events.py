@@ -313,6 +313,8 @@ def temporal_extrema(differences, contrast_threshold=0.005, theta=1.0):
     ```
     """
     differences = validation.array("differences", differences, empty=True)
+    if differences.dtype.kind != "f":
+        differences = differences.astype("float32")
     if differences.ndim != 4 or differences.shape[1] < 3:
         raise ValueError(
             "`differences` must have shape (batch, at least 3 scales, time, variates). "

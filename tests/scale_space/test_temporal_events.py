@@ -94,6 +94,9 @@ def test_ties_belong_to_the_earlier_step():
     d[0, 1, 3:5, 0] = 1.0
     assert np.argwhere(temporal_extrema(d)).tolist() == [[0, 0, 3, 0]]
     assert not temporal_extrema(np.ones((1, 3, 9, 1))).any()
+    whole = np.round(d * 100)  # also where the differences are whole, or unsigned, numbers
+    assert (temporal_extrema(whole.astype("int64")) == temporal_extrema(whole)).all()
+    assert not temporal_extrema(np.ones((1, 3, 9, 1), "uint8")).any()
 
 
 # ---- events -------------------------------------------------------------------------------------
