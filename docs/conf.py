@@ -66,7 +66,7 @@ def _public():
     """{package: its public classes and functions}, each name on one page alone."""
     pages, seen = {}, set()
     packages = ["keras_saliency", *(f"keras_saliency.{n}" for n in keras_saliency._SUBPACKAGES)]
-    packages.insert(1, "keras_saliency.layers")
+    packages[1:1] = ["keras_saliency.layers", "keras_saliency.regularizers"]
     for package in packages[1:] + packages[:1]:
         module = importlib.import_module(package)
         names = []

@@ -1,12 +1,12 @@
 """Saliency for Keras 3: attention, sparsification and design that listen to the data.
 
-``import keras_saliency`` registers every layer, so that ``keras.saving.load_model`` finds
-them; everything else is imported on first use.
+``import keras_saliency`` registers every layer and regularizer, so that
+``keras.saving.load_model`` finds them; everything else is imported on first use.
 """
 
 import importlib
 
-from keras_saliency import layers
+from keras_saliency import layers, regularizers
 from keras_saliency.version import __version__
 
 # Public name -> module that defines it. A subpackage maps to itself.
@@ -49,7 +49,7 @@ _SUBPACKAGES = (
 for _name in layers.__all__:
     globals()[_name] = getattr(layers, _name)
 
-__all__ = ["__version__", "layers", *layers.__all__, *_LAZY, *_SUBPACKAGES]
+__all__ = ["__version__", "layers", "regularizers", *layers.__all__, *_LAZY, *_SUBPACKAGES]
 
 
 def __getattr__(name):

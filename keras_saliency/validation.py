@@ -200,6 +200,22 @@ def sizes(name, value):
     return result
 
 
+def pair(name, value):
+    """Return a positive integer, twice, or two of them, as a tuple: sizes along two axes."""
+    expected = "a positive integer or a pair of them"
+    if isinstance(value, numbers.Integral):
+        value = (value, value)
+    try:
+        result = tuple(value)
+    except TypeError as error:
+        raise wrong(name, expected, value) from error
+    if len(result) != 2 or any(
+        isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1 for n in result
+    ):
+        raise wrong(name, expected, value)
+    return tuple(int(n) for n in result)
+
+
 # ---- in one declarative place ----------------------------------------------------------------
 
 

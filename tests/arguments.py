@@ -13,7 +13,7 @@ import pandas as pd
 from hypothesis import strategies as st
 
 import keras_saliency as ks
-from keras_saliency import callbacks, layers, models, scale_space, visualization
+from keras_saliency import callbacks, layers, models, regularizers, scale_space, visualization
 
 L = keras.layers
 
@@ -230,6 +230,14 @@ TARGETS = {
     "SANAttention": layer_target(layers.SANAttention, [(2, 5, 4), (2, 5, 3)]),
     "SDMACrossAttention": layer_target(layers.SDMACrossAttention, (2, 9, 2), units=2),
     "SaliencySeries": layer_target(layers.SaliencySeries, (2, 9, 2)),
+    "Highway": layer_target(layers.Highway, (2, 4)),
+    "MaxDropout": layer_target(layers.MaxDropout, (2, 5, 4)),
+    "AttentionalActivation": layer_target(layers.AttentionalActivation, (2, 5, 4)),
+    "FractionalActivation": layer_target(layers.FractionalActivation, (2, 5, 4)),
+    "FlexibleActivation": layer_target(layers.FlexibleActivation, (2, 5, 4)),
+    "QuadraticConv2D": layer_target(layers.QuadraticConv2D, (2, 5, 4, 2), filters=2),
+    "WeightAlign": layer_target(layers.WeightAlign, (2, 4), layer=L.Dense(3)),
+    "NormLoss": Target(regularizers.NormLoss, dict, value=nothing),
     "Maxout": layer_target(layers.Maxout, (2, 5, 4)),
     "RecurrentConv2D": layer_target(
         layers.RecurrentConv2D, (2, 5, 5, 2), filters=2, kernel_size=3, steps=1

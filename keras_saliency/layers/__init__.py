@@ -1,5 +1,10 @@
 """Every layer of the library. Importing this package registers them with Keras."""
 
+from keras_saliency.layers.activations.attentional import AttentionalActivation
+from keras_saliency.layers.activations.flexible import FlexibleActivation
+from keras_saliency.layers.activations.fractional import FractionalActivation
+from keras_saliency.layers.activations.highway import Highway
+from keras_saliency.layers.activations.max_dropout import MaxDropout
 from keras_saliency.layers.activations.maxout import Maxout
 from keras_saliency.layers.attention.factory import get_attention
 from keras_saliency.layers.attention.peers import (
@@ -19,6 +24,7 @@ from keras_saliency.layers.attention.saliency_series import SaliencySeries
 from keras_saliency.layers.attention.san import SANAttention
 from keras_saliency.layers.attention.sdma import SDMACrossAttention
 from keras_saliency.layers.attention.xm2a import XM2AHeads
+from keras_saliency.layers.convolution.quadratic import QuadraticConv2D
 from keras_saliency.layers.masked import (
     MaskedConv,
     MaskedConv1D,
@@ -41,6 +47,7 @@ from keras_saliency.layers.masked import (
     MaskedSeparableConv2D,
     MaskedSimpleRNNCell,
 )
+from keras_saliency.layers.normalization.weight_align import WeightAlign
 from keras_saliency.layers.recurrent.recurrent_conv import RecurrentConv2D
 
 __all__ = [
@@ -48,8 +55,12 @@ __all__ = [
     "CBAM",
     "DSTP",
     "MSMSA",
+    "AttentionalActivation",
     "ConcurrentSpatialChannelSE",
+    "FlexibleActivation",
+    "FractionalActivation",
     "FusAtNet",
+    "Highway",
     "MaskedConv",
     "MaskedConv1D",
     "MaskedConv1DTranspose",
@@ -70,8 +81,10 @@ __all__ = [
     "MaskedSeparableConv1D",
     "MaskedSeparableConv2D",
     "MaskedSimpleRNNCell",
+    "MaxDropout",
     "Maxout",
     "ParameterFreeAttention",
+    "QuadraticConv2D",
     "RecurrentAttention",
     "RecurrentConv2D",
     "SANAttention",
@@ -80,6 +93,7 @@ __all__ = [
     "SelfAttention",
     "SqueezeExcite",
     "TransformerBlock",
+    "WeightAlign",
     "XM2AHeads",
     "get_attention",
 ]

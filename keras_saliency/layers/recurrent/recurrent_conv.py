@@ -14,21 +14,6 @@ from keras_saliency.layers.precision import wide_dtype
 _LRN_ALPHA, _LRN_BETA = 0.001, 0.75
 
 
-def _pair(value, name):
-    pair = (value, value) if isinstance(value, numbers.Integral) else value
-    try:
-        pair = tuple(pair)
-    except TypeError:
-        pair = ()
-    if len(pair) != 2 or any(
-        isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1 for n in pair
-    ):
-        raise ValueError(
-            f"`{name}` must be a positive integer or a pair of them. Received: {name}={value!r}"
-        )
-    return tuple(int(n) for n in pair)
-
-
 def kernel_pattern(kernel):
     """Mean of a kernel over its input channels: (kh, kw, in, filters) to (kh, kw, filters)."""
     return ops.mean(kernel, axis=2)
@@ -132,17 +117,17 @@ class RecurrentConv2D(keras.layers.Layer):
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self.filters = check_pieces(filters, "filters")
-        self.kernel_size = _pair(kernel_size, "kernel_size")
+        self.kernel_size = validation.pair("kernel_size", kernel_size)
         self.steps = validation.integer("steps", steps, 0)
-        self.strides = _pair(strides, "strides")
+        self.strides = validation.pair("strides", strides)
         self.padding = str(padding).lower()
         if self.padding not in ("same", "valid"):
             raise ValueError(f'`padding` must be "same" or "valid". Received: padding={padding!r}')
         self.data_format = validation.data_format(data_format)
-        self.dilation_rate = _pair(dilation_rate, "dilation_rate")
-        self.recurrent_kernel_size = _pair(
-            self.kernel_size if recurrent_kernel_size is None else recurrent_kernel_size,
+        self.dilation_rate = validation.pair("dilation_rate", dilation_rate)
+        self.recurrent_kernel_size = validation.pair(
             "recurrent_kernel_size",
+            self.kernel_size if recurrent_kernel_size is None else recurrent_kernel_size,
         )
         self.pieces = check_pieces(pieces)
         self.normalization = validation.choice("normalization", normalization, (None, "response"))

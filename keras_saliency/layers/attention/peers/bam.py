@@ -11,13 +11,7 @@ from keras_saliency.layers.attention.peers.base import (
     positive_integers,
     spatial_mean,
 )
-
-
-class _Normalization(keras.layers.BatchNormalization):
-    """Keras squeezes the masked moments of a single channel to scalars, which JAX refuses."""
-
-    def _moments(self, inputs, mask):
-        return [ops.reshape(moment, (-1,)) for moment in super()._moments(inputs, mask)]
+from keras_saliency.layers.normalization.batch import BatchNormalization
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -104,7 +98,7 @@ class BAM(FeatureAttention):
         self.spatial_norm = self._norm("spatial_norm", (*shape[:-1], 1))
 
     def _norm(self, name, shape):
-        layer = _Normalization(
+        layer = BatchNormalization(
             momentum=self.momentum, epsilon=self.epsilon, name=name, dtype=self.dtype_policy
         )
         layer.build(shape)

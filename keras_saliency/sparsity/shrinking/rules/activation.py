@@ -23,6 +23,7 @@ register(
     layers.ActivityRegularization,
     layers.Identity,
     "keras>StochasticDepth",
+    "keras_saliency>MaxDropout",
 )(unchanged)
 
 

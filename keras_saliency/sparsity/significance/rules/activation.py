@@ -62,6 +62,12 @@ register_significance_rule(
 )(unchanged)
 
 
+for _name in ("FlexibleActivation", "FractionalActivation"):
+    register_significance_rule(
+        f"keras_saliency>{_name}", kernels=(), reason="the numbers of an activation are no edges"
+    )(unchanged)
+
+
 register_significance_rule(Whole)(unchanged)
 
 
