@@ -17,6 +17,7 @@ import runner
 
 from keras_saliency.sparsity import SignificanceWalk
 from keras_saliency.sparsity.masking.masks import MaskMaker
+from keras_saliency.sparsity.masking.options import MaskingOptions
 
 MODEL = """
 import sys
@@ -43,7 +44,9 @@ except OSError:
     pass
 if sys.argv[2] == "masks":
     from keras_saliency.sparsity.masking.masks import MaskMaker
-    masks = MaskMaker(model, 0.5, method=sys.argv[3], scores="identity").masks()
+    from keras_saliency.sparsity.masking.options import MaskingOptions
+    options = MaskingOptions(method=sys.argv[3], scores="identity")
+    masks = MaskMaker(model, 0.5, options=options).masks()
 """
 
 
@@ -70,7 +73,7 @@ def measured(width, repeats):
     row = {"width": width, "weights (millions)": weights / 1e6}
     row["scores (s)"] = seconds(lambda: score(model), repeats)
     for method in ("isparse", "magnitude"):
-        maker = MaskMaker(model, 0.5, method=method, scores="identity")
+        maker = MaskMaker(model, 0.5, options=MaskingOptions(method=method, scores="identity"))
         row[f"{method}, scores and masks (s)"] = seconds(maker.masks, repeats)
     row["ns per weight"] = 1e9 * row["isparse, scores and masks (s)"] / weights
     model = maker = None

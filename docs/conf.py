@@ -67,7 +67,7 @@ def _public():
     pages, seen = {}, set()
     packages = ["keras_saliency", *(f"keras_saliency.{n}" for n in keras_saliency._SUBPACKAGES)]
     packages[1:1] = ["keras_saliency.layers", "keras_saliency.regularizers"]
-    for package in packages[1:] + packages[:1]:
+    for package in [*packages[1:], "keras_saliency.sparsity.criteria", packages[0]]:
         module = importlib.import_module(package)
         names = []
         for name in sorted(getattr(module, "__all__", ()), key=str.lower):

@@ -19,6 +19,7 @@ import keras_saliency
 from keras_saliency.layers.masked.base import MaskedKernels, mask_variables
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking.masks import MaskMaker
+from keras_saliency.sparsity.masking.options import MaskingOptions
 from keras_saliency.sparsity.ranking import drop_lowest
 
 # Most tests here are about the masks, which a plain result carries no more.
@@ -111,7 +112,7 @@ def test_drop_lowest_refuses_what_has_no_order():
 @given(st.floats(0, 0.999), st.sampled_from(["magnitude", "random"]), st.integers(0, 3))
 def test_reaches_exactly_the_target_sparsity_per_layer(sparsity, method, seed):
     model = mlp()
-    maker = MaskMaker(model, sparsity, method=method, seed=seed)
+    maker = MaskMaker(model, sparsity, options=MaskingOptions(method=method, seed=seed))
     for kernel in maker.kernels:
         mask = maker.masks()[kernel.key]
         assert np.count_nonzero(~mask) == min(round(sparsity * kernel.size), kernel.size - 1)

@@ -70,11 +70,14 @@ def _channel_view(array, kernel):
 
 
 def channel_groups(pairs):
-    """Channel scores: sums of edge scores; kernels of a recurrent cell are added up."""
+    """Channel scores: given, or sums of edge scores; kernels of a recurrent cell are added up."""
     groups = {}
-    for kernel, edges, _ in pairs:
-        array = edges.array()
-        scores = _channel_view(array, kernel).sum(axis=(0, 1))
+    for kernel, found, _ in pairs:
+        array = found.array()
+        if array.ndim == 1 and len(kernel.shape) > 1:  # a score for each column
+            scores = array.reshape(-1, units_of(kernel) or array.size).sum(0)
+        else:
+            scores = _channel_view(array, kernel).sum(axis=(0, 1))
         key = (id(kernel.owner), units_of(kernel)) if units_of(kernel) else kernel.key
         if key in groups:
             groups[key].kernels.append(kernel)

@@ -174,7 +174,7 @@ def masked_model(model, maker, masks, rewound):
     for kernel in kernels:
         name = kernel.name.lstrip("_")
         kernel.owner.set_mask(masks[kernel.key], name)
-        if maker.scope == "layer":
+        if maker.options.scope == "layer":
             targets = kernel.owner.__dict__.setdefault("mask_targets", {})
             targets[name] = maker.targets[kernel.key]
     return sparse

@@ -6,11 +6,13 @@ import keras
 import numpy as np
 
 from keras_saliency.graph.copying import check_built, copy_model
-from keras_saliency.graph.data import read_inputs
+from keras_saliency.graph.data import read_pairs
 from keras_saliency.layers.masked.base import MaskedKernels, mask_variables
+from keras_saliency.sparsity.criteria.criterion import criterion_of
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking.frame import kernel_frame
-from keras_saliency.sparsity.masking.masks import METHODS, MaskMaker
+from keras_saliency.sparsity.masking.masks import MaskMaker
+from keras_saliency.sparsity.masking.options import MaskingOptions
 from keras_saliency.sparsity.masking.results import (
     masked_model,
     plain_copy,
@@ -43,6 +45,7 @@ def sparsify(
     masked=False,
     inplace=False,
     return_report=False,
+    loss=None,
     initial_weights=None,
     seed=0,
     normalization="pass",
@@ -77,7 +80,11 @@ def sparsify(
             `"isparse"`: significance for the output (Garg 2020, section 4.4). `"magnitude"`:
             `|weight|`.
             `"random"` (DropConnect). `"lottery"`: `|weight|`, and what stays goes back to its
-            `initial_weights`, ready to be trained again.
+            `initial_weights`, ready to be trained again. `"lamp"`, `"wanda"`, `"obs"`, `"taylor"`,
+            `"snip"`, `"synflow"`; for channels `"fpgm"`, `"bn_scale"`, `"activation"`, `"apoz"`,
+            `"activation_density"`, `"majority_vote"`, `"discriminant"`, `"hrank"`,
+            `"orthogonality"`, `"oracle"`; an object of `sparsity.criteria`, or a function of a
+            kernel that returns scores of its shape: `lambda kernel: abs(kernel.values)`.
         scores: How output neurons score: `"inffs"`, `"identity"`, `"pca"` (G table 4.3).
         scope: How the share is spread over the kernels that take part. `"layer"`: each loses the
             same share. `"global"`: all edges are ranked together. `"lamp"`: the shares that
@@ -87,7 +94,8 @@ def sparsify(
             Default: `"lamp"` for edges, else `"layer"`.
         granularity: `"edge"`. `"channel"`: whole output channels, `round(sparsity * channels)`,
             those with the lowest sum of edge scores; the channels of the model's outputs stay,
-            unless `layers` or a dict as `sparsity` names their layer. A pair `(n, m)`: of every m
+            unless `layers` or a dict as `sparsity` names their layer. `"head"`: whole heads of
+            attention layers, grouped queries by group. A pair `(n, m)`: of every m
             neighbours along the input axis the n best stay; `sparsity` must be `1 - n / m`.
         order: `"forward"`; or `"backward"` or `"random"`, where the scores of a layer know what is
             masked in the layers before it in that order (G 4.6.6).
@@ -108,6 +116,8 @@ def sparsify(
             `error_masked` and `error`: the squared error over the variance of a kernel's outputs,
             with masks alone and as handed over. `report.attrs["gate"]` says who won and by how
             much.
+        loss: For criteria that differentiate the loss, a function of `(y_true, y_pred)`, a
+            `keras.losses.Loss` or its name. Default: what the model is compiled with.
         initial_weights: For `"lottery"`: the weights before training, as `model.get_weights()`
             gave them. Without them the weights stay.
         seed: Of `method="random"` and `order="random"`.
@@ -145,40 +155,43 @@ def sparsify(
             "`inplace=True` changes the weights of the model, not its layers, so it cannot be "
             "combined with `masked=True`. Drop one of them."
         )
-    data = None if data is None else read_inputs(model, data, max_samples)
+    x, *targets = read_pairs(model, data, max_samples)
+    data = None if x is None else (x, *targets)
     rewinds = method == "lottery" and initial_weights is not None
-    fits = refit.resolve(reconstruct, data) and not (rewinds and reconstruct == "auto")
+    fits = refit.resolve(reconstruct, x) and not (rewinds and reconstruct == "auto")
     if fits:
-        refit.check_finite(model, data)
+        refit.check_finite(model, x)
     admm = _uses_admm(method, granularity, fits)
-    options = {
-        "scores": scores,
-        "scope": scope,
-        "granularity": granularity,
-        "order": order,
-        "layers": layers,
-        "exclude": exclude,
-        "seed": seed,
-        "normalization": normalization,
-        "batch_size": batch_size,
-    }
     # ADMM finds masks of its own; where it cannot, and for shares, other scores stand in.
     chosen = ("isparse" if scope == "global" else "magnitude") if admm else method
-    maker = MaskMaker(model, sparsity, data, "isparse" if chosen == "auto" else chosen, **options)
+    options = MaskingOptions(
+        method="isparse" if isinstance(chosen, str) and chosen == "auto" else chosen,
+        scores=scores,
+        scope=scope,
+        granularity=granularity,
+        order=order,
+        layers=layers,
+        exclude=exclude,
+        seed=seed,
+        normalization=normalization,
+        batch_size=batch_size,
+        loss=loss,
+    )
+    maker = MaskMaker(model, sparsity, data, options)
     rewound = _rewound(model, initial_weights, method)
     masks = maker.masks()
     done = None
     if fits:
-        options["scope"] = "layer" if options["scope"] is None else options["scope"]
 
         def magnitude():
-            shares = {key: 1 - mask.mean() for key, mask in masks.items()}
-            if not isinstance(granularity, str):
+            if isinstance(granularity, str) and granularity == "edge":
+                shares = {key: 1 - mask.mean() for key, mask in masks.items()}
+            else:
                 shares = sparsity
-            plain = {**options, "scope": "layer", "order": "forward"}
-            return MaskMaker(model, shares, None, "magnitude", **plain).masks()
+            plain = options.replaced(method="magnitude", scope="layer", order="forward")
+            return MaskMaker(model, shares, None, plain).masks()
 
-        done = _refitted(model, maker, masks, data, admm, gate, magnitude, inplace, verbose)
+        done = _refitted(model, maker, masks, x, admm, gate, magnitude, inplace, verbose)
         masks = done.sweep.masks
     if masked:
         sparse = masked_model(model, maker, masks, rewound)
@@ -201,13 +214,10 @@ def sparsify(
 
 
 def _uses_admm(method, granularity, fits):
-    if method == "auto":
+    if isinstance(method, str) and method == "auto":
         return fits and granularity not in ("channel", "head")
-    if method != "admm":
-        if isinstance(method, str) and method not in METHODS:
-            raise ValueError(
-                f"`method` must be one of {('auto', 'admm', *METHODS)}. Received: method={method!r}"
-            )
+    if not (isinstance(method, str) and method == "admm"):
+        criterion_of(method)
         return False
     if not fits:
         raise ValueError(
@@ -239,7 +249,7 @@ def _refitted(model, maker, masks, data, admm, gate, magnitude, inplace, verbose
     counts = {}
     if admm:
         counts = {key: int(mask.size - np.count_nonzero(mask)) for key, mask in masks.items()}
-    granularity = maker.granularity
+    granularity = maker.options.granularity
     return refit.reconstruct(
         model,
         make_copy,
@@ -250,8 +260,8 @@ def _refitted(model, maker, masks, data, admm, gate, magnitude, inplace, verbose
         gate=gate,
         counts=counts,
         neighbours=granularity if isinstance(granularity, tuple) else None,
-        seed=maker.seed or 0,
-        batch_size=maker.batch_size,
+        seed=maker.options.seed or 0,
+        batch_size=maker.options.batch_size,
         verbose=verbose,
     )
 

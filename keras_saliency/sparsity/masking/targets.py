@@ -15,8 +15,8 @@ def check_sparsity(value, argument="sparsity"):
 
 
 def check_granularity(granularity):
-    """Returns `"edge"`, `"channel"` or the pair (n, m)."""
-    if granularity in ("edge", "channel"):
+    """Returns `"edge"`, `"channel"`, `"head"` or the pair (n, m)."""
+    if isinstance(granularity, str) and granularity in ("edge", "channel", "head"):
         return granularity
     pair = granularity
     if (
@@ -27,8 +27,8 @@ def check_granularity(granularity):
     ):
         return int(pair[0]), int(pair[1])
     raise ValueError(
-        "`granularity` must be 'edge', 'channel', or a pair (n, m) with 0 < n < m that keeps n of "
-        f"every m neighbours. Received: granularity={granularity!r}"
+        "`granularity` must be 'edge', 'channel', 'head', or a pair (n, m) with 0 < n < m that "
+        f"keeps n of every m neighbours. Received: granularity={granularity!r}"
     )
 
 

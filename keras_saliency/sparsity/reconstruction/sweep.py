@@ -11,7 +11,7 @@ from keras import ops, tree
 from keras_saliency.graph.functional import is_functional
 from keras_saliency.graph.steps import Steps
 from keras_saliency.sparsity.ranking import drop_lowest, neighbours_to_drop
-from keras_saliency.sparsity.reconstruction.solve import Sums, admm
+from keras_saliency.sparsity.reconstruction.solve import Sums, admm, ridge_of
 from keras_saliency.sparsity.reconstruction.views import view_of
 
 _logger = logging.getLogger("keras_saliency")
@@ -74,7 +74,7 @@ class Refit:
         self.batch_size = batch_size
         self.verbose = verbose
         self.samples = len(tree.flatten(data)[0])
-        self.ridge = 0.01 if self.samples >= 256 else 0.1 if self.samples >= 16 else 0.3
+        self.ridge = ridge_of(self.samples)
         if self.samples < 16 and fit:
             _logger.warning(
                 "Only %d inputs were given to refit '%s' on: the fit is held close to the weights "

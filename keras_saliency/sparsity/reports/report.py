@@ -114,6 +114,7 @@ def sensitivity(
 
     from keras_saliency.graph.copying import copy_model
     from keras_saliency.sparsity.masking.masks import MaskMaker
+    from keras_saliency.sparsity.masking.options import MaskingOptions
     from keras_saliency.sparsity.masking.results import mask_model
     from keras_saliency.sparsity.masking.targets import check_sparsity
 
@@ -133,11 +134,13 @@ def sensitivity(
                 model,
                 s,
                 samples,
-                method,
-                layers=layers,
-                exclude=exclude,
-                batch_size=batch_size,
-                **options,
+                MaskingOptions(
+                    method=method,
+                    layers=layers,
+                    exclude=exclude,
+                    batch_size=batch_size,
+                    **options,
+                ),
             ),
         )
         for s in sparsities

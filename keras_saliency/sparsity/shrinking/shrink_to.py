@@ -4,23 +4,26 @@ import numbers
 
 import keras
 import numpy as np
-from keras import tree
 
 from keras_saliency.graph.compiling import copy_compile
 from keras_saliency.graph.copying import copy_model
-from keras_saliency.graph.data import read_inputs
-from keras_saliency.graph.functional import functional_of
+from keras_saliency.graph.data import read_pairs
 from keras_saliency.graph.selection import selected
+from keras_saliency.graph.trace import flatten_model
+from keras_saliency.sparsity.criteria import ISparse, Magnitude, Random
+from keras_saliency.sparsity.criteria.criterion import check_data, criterion_of
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel, Measurements
 from keras_saliency.sparsity.kernels import maskable_kernels
+from keras_saliency.sparsity.masking.channels import kernels_of_outputs
 from keras_saliency.sparsity.reconstruction import refit
+from keras_saliency.sparsity.registry import ADVICE, has_rule
+from keras_saliency.sparsity.shrinking.budget import Budget
 from keras_saliency.sparsity.shrinking.channels import find_weight, read_weight
-from keras_saliency.sparsity.shrinking.cost import operations, parameters
 from keras_saliency.sparsity.shrinking.groups import ChannelGroups
 from keras_saliency.sparsity.shrinking.rebuild import rebuild
 from keras_saliency.sparsity.shrinking.shrink import summary, without_masks
 from keras_saliency.sparsity.significance.walk import edge_significance
 
-_METHODS = ("isparse", "magnitude", "random")
 _SCOPES = ("layer", "global")
 
 
@@ -37,6 +40,7 @@ def shrink_to(
     exclude=None,
     reconstruct="auto",
     gate="auto",
+    loss=None,
     seed=0,
     batch_size=32,
     verbose=True,
@@ -57,8 +61,9 @@ def shrink_to(
             (`scope="global"`) that remains, rounded.
         data: Inputs to fit the rest of the weights on and to score from: what `model.predict`
             takes, or `(x, y)` pairs of it. Two hundred and more do best.
-        method: `"isparse"` (significance for the output, G 4.4), `"magnitude"` (sums of absolute
-            weights), or `"random"`.
+        method: What a channel is worth: `"isparse"` (significance for the output, G 4.4),
+            `"magnitude"` (sums of absolute weights), `"random"`, or another criterion; see
+            `keras_saliency.sparsify`.
         scope: `"layer"`: the same share everywhere; `"global"`: all groups compete, by scores
             relative to their layer's mean.
         round_to: Every layer keeps a multiple of this many channels, where it has so many.
@@ -67,6 +72,7 @@ def shrink_to(
             given.
         gate: Whether a quarter of the inputs is held out to tell if the fit does better than
             weights as they are. `"auto"`: below 256 inputs.
+        loss: For criteria that differentiate the loss; by default the model's own.
         seed: Of `method="random"`, and of the positions that the fit draws.
         batch_size: Integer, how many samples a layer sees at once.
         verbose: Whether to print in one line how much was removed.
@@ -111,20 +117,22 @@ def shrink_to(
         raise TypeError(f"`{what}` must be a number in (0, 1]. Received: {share!r}")
     if not 0 < share <= 1:
         raise ValueError(f"`{what}` must lie in (0, 1]. Received: {share!r}")
-    if method not in _METHODS:
-        raise ValueError(f"`method` must be one of {_METHODS}. Received: method={method!r}")
+    criterion_of(method)
     if scope not in _SCOPES:
         raise ValueError(f"`scope` must be one of {_SCOPES}. Received: scope={scope!r}")
     if isinstance(round_to, bool) or not isinstance(round_to, numbers.Integral) or round_to < 1:
         raise ValueError(f"`round_to` must be a positive integer. Received: {round_to!r}")
     given_model = model
+    targets = (None, None)
     if data is not None and isinstance(model, keras.Model):
-        data = read_inputs(model, data)
+        data, *targets = read_pairs(model, data)
     fits = refit.resolve(reconstruct, data)
     model, exclude = without_masks(model, exclude)
     groups = ChannelGroups(model, exclude)
-    budget = _Budget(groups, what, data, round_to)
-    live = budget.choose(share, scope, group_scores(groups, data, method, seed))
+    budget = Budget(groups, what, data, round_to)
+    pairs = None if data is None else (data, *targets)
+    scores = group_scores(groups, pairs, method, seed, loss, batch_size)
+    live = budget.choose(share, scope, scores)
     if fits and not live.all():
         names = [layer.name for layer in selected(model, exclude, "exclude")]
         fitted = _refitted(
@@ -164,15 +172,16 @@ def _refitted(groups, live, data, **options):
     ).copy
 
 
-def group_scores(groups, data=None, method="isparse", seed=0):
+def group_scores(groups, data=None, method="isparse", seed=0, loss=None, batch_size=32):
     """(count,) the score of every group: the mean over the kernels that make its channels.
 
-    A channel's score in one kernel is the sum of its edges' scores, relative to the mean over the
-    layer.
+    A channel's score in one kernel is the sum of its edges' scores, or what the criterion gives the
+    channel, relative to the mean over the layer.
     """
-    if method == "random":
+    criterion = criterion_of(method)
+    if isinstance(criterion, Random):
         return np.random.default_rng(seed).random(groups.count)
-    found = _significance(groups.model, data) if method == "isparse" else {}
+    found = _channel_scores(groups.model, data, criterion, seed, loss, batch_size)
     total, times = np.zeros(groups.count), np.zeros(groups.count)
 
     def add(ids, scores):
@@ -195,159 +204,40 @@ def group_scores(groups, data=None, method="isparse", seed=0):
     return total / np.maximum(times, 1)
 
 
-def _significance(model, data):
-    """Edge scores by the identity of the weight."""
-    scores = edge_significance(model, data, "identity" if data is None else "inffs")
+def _channel_scores(model, data, criterion, seed, loss, batch_size):
+    """Arrays of the kernels' shapes whose sums over a channel are its score, by the weight's id."""
     kernels = maskable_kernels(model)
-    return {id(k.variable): scores[k.key] for k in kernels if k.key in scores}
-
-
-class _Budget:
-    """Decides how many groups each dimension keeps.
-
-    A dimension is what users call the width of a layer: all groups of the layers whose channels
-    are tied to each other.
-    """
-
-    def __init__(self, groups, what, data, round_to):
-        self.groups = groups
-        self.what = what
-        self.pinned = groups.pinned(statistics=False)
-        self.dimensions = _dimensions(groups)
-        rounded = np.zeros(groups.count, bool)
-        for ids in groups.rounded:
-            rounded[groups.labels[ids]] = True
-        self.steps = [round_to if rounded[d].all() else 1 for d in self.dimensions]
-        self.calls = list(groups.calls.values())
-        if what == "flops":
-            self._measure(data)
-
-    def everything(self):
-        return np.ones(self.groups.count, bool)
-
-    def _measure(self, data):
-        """How often each weight is applied, excluded layers and open sizes included."""
-        inputs = functional_of(self.groups.model).inputs
-        shapes = [x.shape for x in inputs]
-        if any(None in shape[1:] for shape in shapes) and data is not None:
-            shapes = [(1, *x.shape[1:]) for x in tree.flatten(data)][: len(inputs)]
-        every = ChannelGroups(self.groups.model, input_shapes=shapes).every_call
-        work = {id(call.layer): [] for call in every}
-        for call in every:
-            work[id(call.layer)] += call.work
-        for call in self.calls:
-            own = [ids for ids, _ in call.work if not isinstance(ids, str)]
-            call.work = []
-            for weight, positions in work[id(call.layer)]:
-                if positions is None:
-                    raise ValueError(
-                        f"How often the layer '{call.path}' is applied is not known, so operations "
-                        "cannot be counted. Pass `data`, a batch of inputs of the size that "
-                        "matters."
-                    )
-                if isinstance(weight, str):
-                    call.work.append((weight, positions))
-                elif own:
-                    call.work.append((own.pop(0), positions))
-                else:
-                    call.work.append((None, positions * len(weight)))
-
-    def cost(self, live):
-        if self.what == "flops":
-            return operations(self.groups, live, self.calls)
-        return parameters(self.groups, live)
-
-    def choose(self, share, scope, scores):
-        if not self.dimensions:
-            raise ValueError("The model has no channels that could be removed.")
-        select = self._per_layer if scope == "layer" else self._globally(scores)
-        if self.what == "channels":
-            live = self._live(select(share), scores)
-            if live.all() and share < 1:
-                raise ValueError(
-                    f"`channels={share}` removes nothing: every layer that may shrink keeps a "
-                    "multiple of `round_to` channels, and none has enough of them. Lower "
-                    "`round_to`."
-                )
-            return live
-        limit = share * self.cost(self.everything())
-        if self.cost(self.everything()) <= limit:
-            return self.everything()
-        smallest = self.cost(self._live(select(0.0), scores))
-        if smallest > limit:
-            least = smallest / self.cost(self.everything())
-            raise ValueError(
-                f"`{self.what}={share}` cannot be reached: with one step of channels left in every "
-                f"layer that may shrink, a share of {least:.3f} remains. Lower `round_to`, or "
-                "exclude fewer layers."
-            )
-        low, high = 0.0, 1.0
-        for _ in range(24):
-            middle = (low + high) / 2
-            if self.cost(self._live(select(middle), scores)) <= limit:
-                low = middle
-            else:
-                high = middle
-        return self._live(self._fill(select(low), limit, scores), scores)
-
-    def _fill(self, kept, limit, scores):
-        """Widen single dimensions by a step each, where the budget still allows it."""
-        for index, labels in enumerate(self.dimensions):
-            wider = [*kept]
-            wider[index] = min(kept[index] + self.steps[index], len(labels))
-            if self.cost(self._live(wider, scores)) <= limit:
-                kept = wider
-        return kept
-
-    def _kept(self, index, wanted):
-        """How many groups a dimension keeps, given how many are wanted."""
-        labels, step = self.dimensions[index], self.steps[index]
-        least = max(1, int(self.pinned[labels].sum()))
-        step = step if len(labels) >= step else 1
-        return int(np.clip(max(step, step * round(wanted / step)), least, len(labels)))
-
-    def _per_layer(self, share):
-        return [self._kept(i, share * len(d)) for i, d in enumerate(self.dimensions)]
-
-    def _globally(self, scores):
-        ranked = np.sort(np.concatenate([scores[d] for d in self.dimensions]))
-
-        def select(share):
-            drop = round((1 - share) * len(ranked))
-            bar = ranked[drop] if drop < len(ranked) else np.inf
-            return [
-                self._kept(i, int((scores[d] >= bar).sum())) for i, d in enumerate(self.dimensions)
-            ]
-
-        return select
-
-    def _live(self, kept, scores):
-        live = self.everything()
-        for labels, count in zip(self.dimensions, kept, strict=True):
-            order = np.where(self.pinned[labels], np.inf, scores[labels])
-            drop = np.argsort(order, kind="stable")[: len(labels) - count]
-            live[labels[drop]] = False
-        return live | self.pinned
-
-
-def _dimensions(groups):
-    """Lists of group numbers; dimensions whose channels all stay are left out."""
-    from scipy import sparse
-
-    sources = [groups.labels[ids] for call in groups.calls.values() for ids in call.created]
-    if not sources:
-        return []
-    rows = np.concatenate([np.full(len(s), i) for i, s in enumerate(sources)])
-    columns = np.concatenate(sources)
-    shape = (len(sources), groups.count)
-    incidence = sparse.coo_matrix((np.ones(len(rows), "int32"), (rows, columns)), shape).tocsr()
-    _, parts = sparse.csgraph.connected_components(incidence @ incidence.T, directed=False)
-    found = []
-    pinned = groups.pinned(statistics=False)
-    for part in range(parts.max() + 1):
-        labels = np.unique(
-            np.concatenate([s for s, p in zip(sources, parts, strict=True) if p == part])
-        )
-        if not pinned[labels].all():
-            found.append(labels)
+    x, y, sample_weight = read_pairs(model, data)
+    if type(criterion) is ISparse:
+        scores = edge_significance(model, x, "identity" if x is None else "inffs")
+        found = [(k, scores[k.key]) for k in kernels if k.key in scores]
+        return {id(k.variable): edges for k, edges in found}
+    if type(criterion) is Magnitude:
+        return {}
+    check_data(criterion, x, y)
+    measurements = Measurements(
+        model, kernels, x, y, sample_weight, loss=loss, batch_size=batch_size, seed=seed
+    )
+    measured = [MeasuredKernel(k, measurements, index=i) for i, k in enumerate(kernels)]
+    outputs = _kernels_of_outputs(model)
+    measured = [m for m in measured if id(m.kernel.variable) not in outputs]
+    criterion.prepare(measured, 0)
+    found = {}
+    for m in measured:
+        channels = criterion.channel_scores(m)
+        channels -= min(channels.min(), 0)
+        spread = channels / (m.size // channels.size)
+        rest = [axis for axis in range(len(m.shape)) if axis not in m.output_axes]
+        order = [*rest, *m.output_axes]
+        outputs_shape = [m.shape[axis] for axis in m.output_axes]
+        array = np.broadcast_to(
+            spread.reshape(outputs_shape), [m.shape[axis] for axis in order]
+        ).transpose(np.argsort(order))
+        found[id(m.kernel.variable)] = array
     return found
+
+
+def _kernels_of_outputs(model):
+    """Ids of the kernels whose channels are the model's outputs, which stay in any case."""
+    known = {id(kernel.variable) for kernel in maskable_kernels(model)}
+    return kernels_of_outputs(flatten_model(model, None, has_rule, ADVICE), known)

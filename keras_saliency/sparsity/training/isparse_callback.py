@@ -2,7 +2,7 @@
 
 import warnings
 
-from keras_saliency.sparsity.masking.masks import METHODS
+from keras_saliency.sparsity.criteria.criterion import check_data, criterion_of
 from keras_saliency.sparsity.masking.targets import check_granularity, check_sparsity
 from keras_saliency.sparsity.training.schedules import Schedule
 from keras_saliency.sparsity.training.sparse_training import SparseTraining
@@ -30,9 +30,11 @@ class iSparseCallback(SparseTraining):
 
     Args:
         sparsity: Share of the edges that go; see `keras_saliency.sparsify`.
-        data: Inputs, a sample of two or more, to score the output neurons with `"isparse"`.
-        method: `"isparse"`, `"magnitude"`, `"random"` (drawn anew at each update: DropConnect) or
-            `"lottery"` (the weights go back to where `fit` found them whenever the sparsity rises).
+        data: Inputs, a sample of two or more, to score the output neurons with `"isparse"`; or
+            what `method` is measured on, `(x, y)` where it needs labels.
+        method: `"isparse"`, `"magnitude"`, `"random"` (drawn anew at each update: DropConnect),
+            `"lottery"` (the weights go back to where `fit` found them whenever the sparsity rises),
+            or another method of `keras_saliency.sparsify`.
         schedule: `"constant"`, `"polynomial"` (cubic) or `"cosine"`, from 0 at `begin` to the
             target at `end`; or a function of the training batch, counted from 0, whose value
             replaces `sparsity`.
@@ -47,7 +49,7 @@ class iSparseCallback(SparseTraining):
         min_edges: Integer, how many best edges of each output always stay, where the share leaves
             so many.
         scope: As in `keras_saliency.sparsify`; by default `"erk"` for edges.
-        scores, granularity, order, layers, exclude, seed, normalization, batch_size: As in
+        scores, granularity, order, layers, exclude, seed, normalization, batch_size, loss: As in
             `keras_saliency.sparsify`.
 
     Raises:
@@ -98,14 +100,16 @@ class iSparseCallback(SparseTraining):
         seed=0,
         normalization="pass",
         batch_size=32,
+        loss=None,
     ):
         super().__init__()
         if not callable(sparsity):
             for value in sparsity.values() if isinstance(sparsity, dict) else [sparsity]:
                 if value is not None:
                     check_sparsity(value)
-        if method not in METHODS:
-            raise ValueError(f"`method` must be one of {METHODS}. Received: method={method!r}")
+        criterion = criterion_of(method)
+        if "x" in criterion.needs and data is None:
+            check_data(criterion, None, None)
         check_granularity(granularity)
         self.schedule = Schedule(schedule, frequency, begin, end)
         self._arguments = {
@@ -129,6 +133,7 @@ class iSparseCallback(SparseTraining):
             "seed": seed,
             "normalization": normalization,
             "batch_size": batch_size,
+            "loss": loss,
         }
 
     @staticmethod

@@ -11,6 +11,7 @@ from keras_saliency.layers.masked.base import MaskedKernels, masked, masked_in_p
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking.assigning import assign_all
 from keras_saliency.sparsity.masking.masks import MaskMaker
+from keras_saliency.sparsity.masking.options import MaskingOptions
 from keras_saliency.sparsity.significance.outputs import ConstantOutputs
 from keras_saliency.sparsity.training.schedules import Schedule
 
@@ -26,9 +27,9 @@ class Sparsifier:
     Args:
         model: A built model, plain or masked. It is changed in place.
         sparsity, data, method, scores, scope, granularity, order, layers, exclude, seed,
-            normalization, batch_size: As in `keras_saliency.sparsify`. With `method="lottery"`
-            all trainable weights go back to where they stood when the `Sparsifier` was made
-            whenever the sparsity rises; the optimizer's state stays.
+            normalization, batch_size, loss: As in `keras_saliency.sparsify`. With
+            `method="lottery"` all trainable weights go back to where they stood when the
+            `Sparsifier` was made whenever the sparsity rises; the optimizer's state stays.
         schedule: `"constant"`, `"polynomial"` (cubic), `"cosine"`, or a function of the training
             batch, counted from 0, whose value replaces `sparsity`.
         frequency: How often the masks are computed: `"batch"`, a number of batches, or `"epoch"`,
@@ -89,16 +90,14 @@ class Sparsifier:
         seed=0,
         normalization="pass",
         batch_size=32,
+        loss=None,
         last=None,
     ):
         self.schedule = Schedule(schedule, frequency, begin, end)
         if self.schedule.needs_end and last is None:
             raise ValueError(f"`schedule={schedule!r}` needs `end`, the time of the full sparsity.")
-        self.maker = MaskMaker(
-            model,
-            sparsity,
-            data,
-            method,
+        options = MaskingOptions(
+            method=method,
             scores=scores,
             scope=scope,
             granularity=granularity,
@@ -109,10 +108,11 @@ class Sparsifier:
             regrow=regrow,
             power=power,
             min_edges=min_edges,
-            stored=True,
             normalization=normalization,
             batch_size=batch_size,
+            loss=loss,
         )
+        self.maker = MaskMaker(model, sparsity, data, options, stored=True)
         self._start(model)
         self.last = last
         if method == "lottery":
@@ -302,6 +302,10 @@ class Sparsifier:
             )
         ]
 
+    @property
+    def _regrow(self):
+        return self.maker.options.regrow
+
     # ---- state ----------------------------------------------------------------------------
 
     def _layer_mask(self, kernel):
@@ -342,7 +346,7 @@ class Sparsifier:
     def _values(self, kernel):
         """A plain kernel with the values that its masked edges had when they were masked."""
         stored = self._stored.get(kernel.key)
-        if stored is None or not self.maker.regrow or self._initial is not None:
+        if stored is None or not self._regrow or self._initial is not None:
             return None
         values = np.array(ops.convert_to_numpy(kernel.variable))
         values[~ops.convert_to_numpy(self._variables[kernel.key])] = stored
@@ -360,7 +364,7 @@ class Sparsifier:
                 values = self._values(kernel)
                 if values is None:
                     values = ops.convert_to_numpy(kernel.variable)
-                if self.maker.regrow and self._initial is None:
+                if self._regrow and self._initial is None:
                     self._stored[kernel.key] = values[~mask]
             else:
                 targets = kernel.owner.__dict__.setdefault("mask_targets", {})
@@ -410,7 +414,7 @@ class Sparsifier:
 class _Kept:
     """Stands for what makes masks where they are those that the model has."""
 
-    regrow = True
+    options = MaskingOptions()
 
     def __init__(self, kernels):
         self.kernels = kernels

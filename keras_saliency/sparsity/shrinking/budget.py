@@ -1,0 +1,159 @@
+"""How many channel groups each layer keeps, so that a model meets its budget."""
+
+import numpy as np
+from keras import tree
+
+from keras_saliency.graph.functional import functional_of
+from keras_saliency.sparsity.shrinking.cost import operations, parameters
+from keras_saliency.sparsity.shrinking.groups import ChannelGroups
+
+
+class Budget:
+    """Decides how many groups each dimension keeps.
+
+    A dimension is what users call the width of a layer: all groups of the layers whose channels
+    are tied to each other.
+    """
+
+    def __init__(self, groups, what, data, round_to):
+        self.groups = groups
+        self.what = what
+        self.pinned = groups.pinned(statistics=False)
+        self.dimensions = _dimensions(groups)
+        rounded = np.zeros(groups.count, bool)
+        for ids in groups.rounded:
+            rounded[groups.labels[ids]] = True
+        self.steps = [round_to if rounded[d].all() else 1 for d in self.dimensions]
+        self.calls = list(groups.calls.values())
+        if what == "flops":
+            self._measure(data)
+
+    def everything(self):
+        return np.ones(self.groups.count, bool)
+
+    def _measure(self, data):
+        """How often each weight is applied, excluded layers and open sizes included."""
+        inputs = functional_of(self.groups.model).inputs
+        shapes = [x.shape for x in inputs]
+        if any(None in shape[1:] for shape in shapes) and data is not None:
+            shapes = [(1, *x.shape[1:]) for x in tree.flatten(data)][: len(inputs)]
+        every = ChannelGroups(self.groups.model, input_shapes=shapes).every_call
+        work = {id(call.layer): [] for call in every}
+        for call in every:
+            work[id(call.layer)] += call.work
+        for call in self.calls:
+            own = [ids for ids, _ in call.work if not isinstance(ids, str)]
+            call.work = []
+            for weight, positions in work[id(call.layer)]:
+                if positions is None:
+                    raise ValueError(
+                        f"How often the layer '{call.path}' is applied is not known, so operations "
+                        "cannot be counted. Pass `data`, a batch of inputs of the size that "
+                        "matters."
+                    )
+                if isinstance(weight, str):
+                    call.work.append((weight, positions))
+                elif own:
+                    call.work.append((own.pop(0), positions))
+                else:
+                    call.work.append((None, positions * len(weight)))
+
+    def cost(self, live):
+        if self.what == "flops":
+            return operations(self.groups, live, self.calls)
+        return parameters(self.groups, live)
+
+    def choose(self, share, scope, scores):
+        if not self.dimensions:
+            raise ValueError("The model has no channels that could be removed.")
+        select = self._per_layer if scope == "layer" else self._globally(scores)
+        if self.what == "channels":
+            live = self._live(select(share), scores)
+            if live.all() and share < 1:
+                raise ValueError(
+                    f"`channels={share}` removes nothing: every layer that may shrink keeps a "
+                    "multiple of `round_to` channels, and none has enough of them. Lower "
+                    "`round_to`."
+                )
+            return live
+        limit = share * self.cost(self.everything())
+        if self.cost(self.everything()) <= limit:
+            return self.everything()
+        smallest = self.cost(self._live(select(0.0), scores))
+        if smallest > limit:
+            least = smallest / self.cost(self.everything())
+            raise ValueError(
+                f"`{self.what}={share}` cannot be reached: with one step of channels left in every "
+                f"layer that may shrink, a share of {least:.3f} remains. Lower `round_to`, or "
+                "exclude fewer layers."
+            )
+        low, high = 0.0, 1.0
+        for _ in range(24):
+            middle = (low + high) / 2
+            if self.cost(self._live(select(middle), scores)) <= limit:
+                low = middle
+            else:
+                high = middle
+        return self._live(self._fill(select(low), limit, scores), scores)
+
+    def _fill(self, kept, limit, scores):
+        """Widen single dimensions by a step each, where the budget still allows it."""
+        for index, labels in enumerate(self.dimensions):
+            wider = [*kept]
+            wider[index] = min(kept[index] + self.steps[index], len(labels))
+            if self.cost(self._live(wider, scores)) <= limit:
+                kept = wider
+        return kept
+
+    def _kept(self, index, wanted):
+        """How many groups a dimension keeps, given how many are wanted."""
+        labels, step = self.dimensions[index], self.steps[index]
+        least = max(1, int(self.pinned[labels].sum()))
+        step = step if len(labels) >= step else 1
+        return int(np.clip(max(step, step * round(wanted / step)), least, len(labels)))
+
+    def _per_layer(self, share):
+        return [self._kept(i, share * len(d)) for i, d in enumerate(self.dimensions)]
+
+    def _globally(self, scores):
+        ranked = np.sort(np.concatenate([scores[d] for d in self.dimensions]))
+
+        def select(share):
+            drop = round((1 - share) * len(ranked))
+            bar = ranked[drop] if drop < len(ranked) else np.inf
+            return [
+                self._kept(i, int((scores[d] >= bar).sum())) for i, d in enumerate(self.dimensions)
+            ]
+
+        return select
+
+    def _live(self, kept, scores):
+        live = self.everything()
+        for labels, count in zip(self.dimensions, kept, strict=True):
+            order = np.where(self.pinned[labels], np.inf, scores[labels])
+            drop = np.argsort(order, kind="stable")[: len(labels) - count]
+            live[labels[drop]] = False
+        return live | self.pinned
+
+
+def _dimensions(groups):
+    """Lists of group numbers; dimensions whose channels all stay are left out."""
+    from scipy import sparse
+
+    sources = [groups.labels[ids] for call in groups.calls.values() for ids in call.created]
+    if not sources:
+        return []
+    rows = np.concatenate([np.full(len(s), i) for i, s in enumerate(sources)])
+    columns = np.concatenate(sources)
+    shape = (len(sources), groups.count)
+    incidence = sparse.coo_matrix((np.ones(len(rows), "int32"), (rows, columns)), shape).tocsr()
+    _, parts = sparse.csgraph.connected_components(incidence @ incidence.T, directed=False)
+    found = []
+    pinned = groups.pinned(statistics=False)
+    for part in range(parts.max() + 1):
+        labels = np.unique(
+            np.concatenate([s for s, p in zip(sources, parts, strict=True) if p == part])
+        )
+        if not pinned[labels].all():
+            found.append(labels)
+    return found
