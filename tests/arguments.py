@@ -238,6 +238,12 @@ TARGETS = {
     "QuadraticConv2D": layer_target(layers.QuadraticConv2D, (2, 5, 4, 2), filters=2),
     "WeightAlign": layer_target(layers.WeightAlign, (2, 4), layer=L.Dense(3)),
     "NormLoss": Target(regularizers.NormLoss, dict, value=nothing),
+    "FilteredBatchNormalization": layer_target(layers.FilteredBatchNormalization, (2, 5, 4)),
+    "SpectralTransform2D": layer_target(layers.SpectralTransform2D, (2, 5, 4, 2)),
+    "ShiftAttention2D": layer_target(layers.ShiftAttention2D, (2, 5, 4, 2), filters=2),
+    "ShiftConv2D": layer_target(
+        layers.ShiftConv2D, (2, 5, 4, 2), filters=2, shifts=[(0, 1), (1, 0)]
+    ),
     "Maxout": layer_target(layers.Maxout, (2, 5, 4)),
     "RecurrentConv2D": layer_target(
         layers.RecurrentConv2D, (2, 5, 5, 2), filters=2, kernel_size=3, steps=1

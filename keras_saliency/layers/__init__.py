@@ -25,6 +25,8 @@ from keras_saliency.layers.attention.san import SANAttention
 from keras_saliency.layers.attention.sdma import SDMACrossAttention
 from keras_saliency.layers.attention.xm2a import XM2AHeads
 from keras_saliency.layers.convolution.quadratic import QuadraticConv2D
+from keras_saliency.layers.convolution.shift import ShiftAttention2D, ShiftConv2D
+from keras_saliency.layers.convolution.spectral import SpectralTransform2D
 from keras_saliency.layers.masked import (
     MaskedConv,
     MaskedConv1D,
@@ -47,6 +49,7 @@ from keras_saliency.layers.masked import (
     MaskedSeparableConv2D,
     MaskedSimpleRNNCell,
 )
+from keras_saliency.layers.normalization.filtered import FilteredBatchNormalization
 from keras_saliency.layers.normalization.weight_align import WeightAlign
 from keras_saliency.layers.recurrent.recurrent_conv import RecurrentConv2D
 
@@ -57,6 +60,7 @@ __all__ = [
     "MSMSA",
     "AttentionalActivation",
     "ConcurrentSpatialChannelSE",
+    "FilteredBatchNormalization",
     "FlexibleActivation",
     "FractionalActivation",
     "FusAtNet",
@@ -91,6 +95,9 @@ __all__ = [
     "SDMACrossAttention",
     "SaliencySeries",
     "SelfAttention",
+    "ShiftAttention2D",
+    "ShiftConv2D",
+    "SpectralTransform2D",
     "SqueezeExcite",
     "TransformerBlock",
     "WeightAlign",

@@ -6,6 +6,7 @@ from keras_saliency.models.lstm import LSTM4
 from keras_saliency.models.resnet import ResNet18, ResNet50
 from keras_saliency.models.sdma import SDMA
 from keras_saliency.models.series import DeepNet, WideNet
+from keras_saliency.models.shifts import freeze_shifts
 from keras_saliency.models.vgg import VGG16, VGG19
 from keras_saliency.models.xm2a import XM2A
 
@@ -22,4 +23,5 @@ __all__ = [
     "ResNet50",
     "WideNet",
     "add_attention",
+    "freeze_shifts",
 ]

@@ -49,7 +49,7 @@ class FractionalActivation(TrainedActivation):
 
     >>> import numpy as np
     >>> sigmoid = FractionalActivation(order=1.0)
-    >>> round(float(sigmoid(np.array([[0.0]]))[0, 0]), 3)
+    >>> round(float(keras.ops.convert_to_numpy(sigmoid(np.zeros((1, 1))))[0, 0]), 3)
     0.5
     """
 
