@@ -244,6 +244,17 @@ TARGETS = {
     "ShiftConv2D": layer_target(
         layers.ShiftConv2D, (2, 5, 4, 2), filters=2, shifts=[(0, 1), (1, 0)]
     ),
+    "GraphMix": layer_target(layers.GraphMix, (2, 5, 4)),
+    "ResidualAttention": layer_target(layers.ResidualAttention, (2, 5, 4, 2), depth=1),
+    "CompetitiveSqueezeExcite": layer_target(
+        layers.CompetitiveSqueezeExcite, [(2, 5, 4), (2, 5, 4)]
+    ),
+    "ResidualAttentionNetwork": Target(
+        models.ResidualAttentionNetwork,
+        lambda: {**SMALL_IMAGES, "width_multiplier": 0.02},
+        value=weights_of,
+        keep=("width_multiplier",),
+    ),
     "Maxout": layer_target(layers.Maxout, (2, 5, 4)),
     "RecurrentConv2D": layer_target(
         layers.RecurrentConv2D, (2, 5, 5, 2), filters=2, kernel_size=3, steps=1

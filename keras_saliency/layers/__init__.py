@@ -6,7 +6,9 @@ from keras_saliency.layers.activations.fractional import FractionalActivation
 from keras_saliency.layers.activations.highway import Highway
 from keras_saliency.layers.activations.max_dropout import MaxDropout
 from keras_saliency.layers.activations.maxout import Maxout
+from keras_saliency.layers.attention.competitive import CompetitiveSqueezeExcite
 from keras_saliency.layers.attention.factory import get_attention
+from keras_saliency.layers.attention.graph_mix import GraphMix
 from keras_saliency.layers.attention.peers import (
     BAM,
     CBAM,
@@ -20,6 +22,7 @@ from keras_saliency.layers.attention.peers import (
     SqueezeExcite,
     TransformerBlock,
 )
+from keras_saliency.layers.attention.residual import ResidualAttention
 from keras_saliency.layers.attention.saliency_series import SaliencySeries
 from keras_saliency.layers.attention.san import SANAttention
 from keras_saliency.layers.attention.sdma import SDMACrossAttention
@@ -59,11 +62,13 @@ __all__ = [
     "DSTP",
     "MSMSA",
     "AttentionalActivation",
+    "CompetitiveSqueezeExcite",
     "ConcurrentSpatialChannelSE",
     "FilteredBatchNormalization",
     "FlexibleActivation",
     "FractionalActivation",
     "FusAtNet",
+    "GraphMix",
     "Highway",
     "MaskedConv",
     "MaskedConv1D",
@@ -91,6 +96,7 @@ __all__ = [
     "QuadraticConv2D",
     "RecurrentAttention",
     "RecurrentConv2D",
+    "ResidualAttention",
     "SANAttention",
     "SDMACrossAttention",
     "SaliencySeries",

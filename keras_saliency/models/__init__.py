@@ -3,6 +3,7 @@
 from keras_saliency.models.attach import AttentionReport, add_attention
 from keras_saliency.models.lenet import LeNet5
 from keras_saliency.models.lstm import LSTM4
+from keras_saliency.models.residual_attention import ResidualAttentionNetwork
 from keras_saliency.models.resnet import ResNet18, ResNet50
 from keras_saliency.models.sdma import SDMA
 from keras_saliency.models.series import DeepNet, WideNet
@@ -21,6 +22,7 @@ __all__ = [
     "LeNet5",
     "ResNet18",
     "ResNet50",
+    "ResidualAttentionNetwork",
     "WideNet",
     "add_attention",
     "freeze_shifts",

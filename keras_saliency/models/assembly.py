@@ -26,6 +26,12 @@ def image_input(input_shape, smallest):
     return keras.Input(shape, name="images")
 
 
+def extents(x):
+    """Return height and width of images in Keras's image data format."""
+    first = keras.config.image_data_format() == "channels_first"
+    return x.shape[2:] if first else x.shape[1:-1]
+
+
 def scaled(filters, width_multiplier):
     """Return a number of filters times the width multiplier, at least 1."""
     width_multiplier = validation.number("width_multiplier", width_multiplier, 0, above=True)

@@ -8,6 +8,7 @@ from keras_saliency.models.assembly import (
     TOP,
     classifier,
     end_of_backbone,
+    extents,
     finished,
     image_input,
     scaled,
@@ -82,7 +83,7 @@ def _resnet(
 ):
     inputs = x = image_input(input_shape, 8)
     if stem is None:
-        stem = "small" if any(n is not None and n < 64 for n in _extents(x)) else "imagenet"
+        stem = "small" if any(n is not None and n < 64 for n in extents(x)) else "imagenet"
     filters = scaled(64, width_multiplier)
     if stem == "imagenet":
         x = layers.ZeroPadding2D(3, name="conv1_pad")(x)
@@ -103,11 +104,6 @@ def _resnet(
     else:
         x = end_of_backbone(x, pooling)
     return finished(inputs, x, name, attention, placement, attention_kwargs)
-
-
-def _extents(x):
-    first = keras.config.image_data_format() == "channels_first"
-    return x.shape[2:] if first else x.shape[1:-1]
 
 
 @validation.checked(stem=validation.one_of("imagenet", "small", None), **TOP)
