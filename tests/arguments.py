@@ -255,6 +255,12 @@ TARGETS = {
         value=weights_of,
         keep=("width_multiplier",),
     ),
+    "CondensedMemory": layer_target(
+        layers.CondensedMemory, [(2, 4), (2, 3, 5), (2, 3, 2)], units=2
+    ),
+    "ResidualLSTM": Target(
+        models.ResidualLSTM, lambda: {"vocabulary": 5, "units": 2, "depth": 1}, value=weights_of
+    ),
     "Maxout": layer_target(layers.Maxout, (2, 5, 4)),
     "RecurrentConv2D": layer_target(
         layers.RecurrentConv2D, (2, 5, 5, 2), filters=2, kernel_size=3, steps=1

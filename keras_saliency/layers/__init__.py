@@ -52,9 +52,11 @@ from keras_saliency.layers.masked import (
     MaskedSeparableConv2D,
     MaskedSimpleRNNCell,
 )
+from keras_saliency.layers.memory.condensed import CondensedMemory
 from keras_saliency.layers.normalization.filtered import FilteredBatchNormalization
 from keras_saliency.layers.normalization.weight_align import WeightAlign
 from keras_saliency.layers.recurrent.recurrent_conv import RecurrentConv2D
+from keras_saliency.layers.recurrent.residual_add import ResidualAdd
 
 __all__ = [
     "BAM",
@@ -64,6 +66,7 @@ __all__ = [
     "AttentionalActivation",
     "CompetitiveSqueezeExcite",
     "ConcurrentSpatialChannelSE",
+    "CondensedMemory",
     "FilteredBatchNormalization",
     "FlexibleActivation",
     "FractionalActivation",
@@ -96,6 +99,7 @@ __all__ = [
     "QuadraticConv2D",
     "RecurrentAttention",
     "RecurrentConv2D",
+    "ResidualAdd",
     "ResidualAttention",
     "SANAttention",
     "SDMACrossAttention",

@@ -4,6 +4,7 @@ from keras_saliency.models.attach import AttentionReport, add_attention
 from keras_saliency.models.lenet import LeNet5
 from keras_saliency.models.lstm import LSTM4
 from keras_saliency.models.residual_attention import ResidualAttentionNetwork
+from keras_saliency.models.residual_lstm import ResidualLSTM, beam_search
 from keras_saliency.models.resnet import ResNet18, ResNet50
 from keras_saliency.models.sdma import SDMA
 from keras_saliency.models.series import DeepNet, WideNet
@@ -23,7 +24,9 @@ __all__ = [
     "ResNet18",
     "ResNet50",
     "ResidualAttentionNetwork",
+    "ResidualLSTM",
     "WideNet",
     "add_attention",
+    "beam_search",
     "freeze_shifts",
 ]
