@@ -261,6 +261,9 @@ TARGETS = {
     "ResidualLSTM": Target(
         models.ResidualLSTM, lambda: {"vocabulary": 5, "units": 2, "depth": 1}, value=weights_of
     ),
+    "EfficientChannelAttention": layer_target(layers.EfficientChannelAttention, (2, 5, 4)),
+    "SimAM": layer_target(layers.SimAM, (2, 5, 4)),
+    "CoordinateAttention": layer_target(layers.CoordinateAttention, (2, 5, 4)),
     "Maxout": layer_target(layers.Maxout, (2, 5, 4)),
     "RecurrentConv2D": layer_target(
         layers.RecurrentConv2D, (2, 5, 5, 2), filters=2, kernel_size=3, steps=1

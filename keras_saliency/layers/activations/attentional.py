@@ -71,6 +71,8 @@ class AttentionalActivation(FeatureAttention):
         self.epsilon = validation.number("epsilon", epsilon, 0, above=True)
 
     def _build_gate(self, shape):
+        # A layer, since not every activation of Keras's can be traced.
+        self.activate = keras.layers.Activation(self.activation, dtype=self.dtype_policy)
         hidden = self._hidden(shape[-1])
         self.squeeze = self._dense("squeeze", shape[-1], hidden)
         self.squeeze_norm = self._norm("squeeze_norm", (*shape[:-1], hidden))
@@ -88,8 +90,7 @@ class AttentionalActivation(FeatureAttention):
         if mask is not None:
             mask = ops.broadcast_to(mask[..., 0], ops.shape(x)[:-1])
         hidden = self.squeeze_norm(self.squeeze(x), training=training, mask=mask)
-        if self.activation is not None:
-            hidden = self.activation(hidden)
+        hidden = self.activate(hidden)
         return ops.sigmoid(self.excite_norm(self.excite(hidden), training=training, mask=mask))
 
     def get_config(self):

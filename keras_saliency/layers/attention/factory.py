@@ -8,10 +8,13 @@ from keras_saliency.layers.attention.peers import (
     DSTP,
     MSMSA,
     ConcurrentSpatialChannelSE,
+    CoordinateAttention,
+    EfficientChannelAttention,
     FusAtNet,
     ParameterFreeAttention,
     RecurrentAttention,
     SelfAttention,
+    SimAM,
     SqueezeExcite,
     TransformerBlock,
 )
@@ -24,6 +27,9 @@ from keras_saliency.layers.attention.xm2a import XM2AHeads
 ATTENTIONS = {
     "bam": BAM,
     "cbam": CBAM,
+    "coordinate": CoordinateAttention,
+    "eca": EfficientChannelAttention,
+    "simam": SimAM,
     "msmsa": MSMSA,
     "dstp": DSTP,
     "fusatnet": FusAtNet,
@@ -71,6 +77,9 @@ def get_attention(name, /, **kwargs):
             | `"scse"` | `ConcurrentSpatialChannelSE` |
             | `"cbam"` | `CBAM` |
             | `"bam"` | `BAM` |
+            | `"eca"` | `EfficientChannelAttention` |
+            | `"simam"` | `SimAM`, without weights |
+            | `"coordinate"` | `CoordinateAttention` |
             | `"ran"` | `RecurrentAttention`, for sequences |
             | `"san"`, `"san-c"` | `SANAttention` |
             | `"san-d"` | `SANAttention` with `dilation_rate=4` |
