@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_saliency import validation
+from keras_saliency.complexity import separation_index
 from keras_saliency.racknet.clusters import count_clusters, neighbour_distance
 from keras_saliency.racknet.components import find_components, keypoint_entropy
 from keras_saliency.racknet.readers import Reader, guess_range, range_of_files, read_file, to_grey
@@ -29,6 +30,7 @@ _MAX_BITS = 8.0
 _NAMED = 5  # skipped images that a note names
 _FEW = 200  # keypoints below which a design rests on little
 _COMPARED = 200  # descriptors per component that suffice to compare numbers of clusters
+_JUDGED, _JUDGED_SIDE = 2000, 32  # images whose neighbours are looked for, and their size
 _STORED = 16  # descriptors that are kept per octave, in multiples of those of a component
 
 
@@ -53,6 +55,7 @@ class Found(NamedTuple):
         shrunk: int, files too large to be analysed at their full size.
         number, octave, sigma, bin, priority, descriptor: arrays, one entry per keypoint.
         samples: list of `Sample`.
+        small: list of (priority, number, grey picture), one per image that could be read.
         features, entropy, read: float, seconds.
     """
 
@@ -67,6 +70,7 @@ class Found(NamedTuple):
     priority: np.ndarray
     descriptor: np.ndarray
     samples: list
+    small: list
     features: float
     entropy: float
     read: float
@@ -90,7 +94,7 @@ def _priorities(seed, number, count):
 
 def analyze_chunk(chunk, settings, samples):
     """Keypoints and their entropies of the images of one chunk; runs in the workers."""
-    shapes, skipped, kept, rows = [], [], [], []
+    shapes, skipped, kept, rows, small = [], [], [], [], []
     features = entropy = read = 0.0
     clipped = shrunk = 0
     for number, image in zip(chunk.numbers, chunk.images, strict=True):
@@ -112,7 +116,9 @@ def analyze_chunk(chunk, settings, samples):
         shrunk += smaller > 1
         if image.dtype != np.uint8 or (low, high) != (0, 255):
             clipped += bool(max(low - image.min(), image.max() - high) > 0.1 * (high - low))
-        grey, factor = enlarge(to_grey(image, (low, high)))
+        grey = to_grey(image, (low, high))
+        small.append((_priorities(settings.seed, number, 1)[0], number, _shrunk(grey)))
+        grey, factor = enlarge(grey)
         begin = time.perf_counter()
         found = settings.detector(grey)
         end = time.perf_counter()
@@ -140,7 +146,29 @@ def analyze_chunk(chunk, settings, samples):
                 )
             )
     columns = [np.concatenate(column) for column in zip(*rows, strict=True)] if rows else [None] * 6
-    return Found(shapes, skipped, clipped, shrunk, *columns, kept, features, entropy, read)
+    return Found(shapes, skipped, clipped, shrunk, *columns, kept, small, features, entropy, read)
+
+
+def _shrunk(grey):
+    """Means of a grey picture's pixels, at most 32 to a side."""
+    small = grey.astype("float32")
+    for axis in range(2):
+        size = small.shape[axis]
+        if size > _JUDGED_SIDE:
+            edges = np.linspace(0, size, _JUDGED_SIDE + 1).astype("int64")
+            sums = np.add.reduceat(small, edges[:-1], axis)
+            small = sums / np.expand_dims(np.diff(edges), 1 - axis)
+    return np.round(small).astype("uint8")
+
+
+def _separation(small, labels, count):
+    """The separation index of shrunk images, or None where there is none to be had."""
+    classes = labels.classes(count)
+    if classes is None or len(small) < 2 or len({picture.shape for _, _, picture in small}) > 1:
+        return None
+    _, numbers, pictures = zip(*sorted(small, key=lambda one: one[1]), strict=True)
+    y = classes[list(numbers)]
+    return separation_index(np.stack(pictures), y) if len(np.unique(y)) > 1 else None
 
 
 class _OctaveCounts:
@@ -243,7 +271,7 @@ def analyze(
         value_range = wide_range
     octaves = {}
     bins = math.ceil(_MAX_BITS / bin_size) + 1
-    shapes, skipped, samples = set(), [], []
+    shapes, skipped, samples, small = set(), [], [], []
     images = clipped = shrunk = 0
     with _progress(verbose, reader.total) as bar:
         results = _run(_chain(first, chunks), settings, n_jobs, detector.engine)
@@ -254,6 +282,9 @@ def analyze(
             clipped += found.clipped
             shrunk += found.shrunk
             samples += found.samples[: _SAMPLES - len(samples)]
+            small += found.small
+            if len(small) > 2 * _JUDGED:
+                small = sorted(small, key=lambda one: one[:2])[:_JUDGED]
             for name in ("read", "features", "entropy"):
                 seconds[name] += getattr(found, name)
             if found.octave is not None:
@@ -326,6 +357,11 @@ def analyze(
                 tuple(counts.histogram[:last].tolist()),
             )
         )
+    begin = time.perf_counter()
+    small = sorted(small, key=lambda one: one[:2])[:_JUDGED]
+    separation = _separation(small, reader.labels, reader.seen)
+    if separation is not None:
+        seconds["separation"] = time.perf_counter() - begin
     seconds["total"] = time.perf_counter() - start
     for note in notes:
         warnings.warn(f"RACKNet: {note}", UserWarning, stacklevel=3)
@@ -354,6 +390,7 @@ def analyze(
         ),
         warnings=tuple(notes),
         samples=tuple(samples),
+        separation=separation,
         seconds={name: round(value, 4) for name, value in seconds.items()},
     )
     return statistics, reader.labels

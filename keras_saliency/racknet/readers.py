@@ -48,6 +48,7 @@ class Labels:
     def __init__(self):
         self.low, self.high, self.rank, self.columns = np.inf, -np.inf, 1, None
         self.count, self.whole, self.numeric = 0, True, True
+        self._classes = []
 
     def add(self, y):
         y = to_numpy(y)
@@ -61,6 +62,23 @@ class Labels:
         if y.size:
             self.low, self.high = min(self.low, y.min()), max(self.high, y.max())
             self.whole = self.whole and bool(np.all(y == np.floor(y)))
+            # One small number an image is all that is kept.
+            if self.rank == 2 and self.columns > 1:
+                if ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
+                    self._classes.append(y.argmax(1).astype("int32"))
+            elif self.whole and self.columns == 1 and self.low >= 0 and self.high < 2**31:
+                self._classes.append(y.reshape(-1).astype("int32"))
+
+    def add_folders(self, names, owners):
+        """Classes that are folders: their names, and the one of each image."""
+        self.add(np.arange(len(names)))
+        places = {name: place for place, name in enumerate(sorted(names))}
+        self._classes = [np.array([places[owner] for owner in owners], "int32")]
+
+    def classes(self, count):
+        """The class of each of `count` images by its number; None where they are no classes."""
+        found = np.concatenate(self._classes) if self._classes else np.zeros(0)
+        return found if self.num_classes is not None and len(found) == count else None
 
     @property
     def num_classes(self):
@@ -186,7 +204,9 @@ class Reader:
                 f"({', '.join(sorted(_SUFFIXES))})"
             )
         if len(classes) > 1 and not own:
-            self.labels.add(np.arange(len(classes)))
+            self.labels.add_folders(
+                [p.name for p in classes], [p.relative_to(path).parts[0] for p in paths]
+            )
         chosen = list(self._choose(len(paths)))
         self.paths = [paths[i] for i in chosen]
         return zip(chosen, self.paths, strict=True)

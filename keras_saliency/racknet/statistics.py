@@ -177,9 +177,13 @@ class DatasetStatistics:
         settings: tuple of (name, value), every other argument of `analyze`.
         warnings: tuple of str, what was assumed where the images said too little.
         samples: tuple of `Sample`.
+        separation: float or None, of how many images the nearest neighbour is of the same class
+            (`keras_saliency.separation_index`): of at most 2000 images, grey, shrunk to at most
+            32 x 32 pixels. None without classes, and where such images differ in size.
         seconds: dict, seconds per step of the analysis (the rows of G table 3.8): "read",
-            "features", "entropy", "mixtures", "clustering". Steps that run in several workers
-            are summed over them; "total" is the time on the clock.
+            "features", "entropy", "mixtures", "clustering", and "separation" where there are
+            classes. Steps that run in several workers are summed over them; "total" is the time
+            on the clock.
 
     Example:
 
@@ -207,6 +211,7 @@ class DatasetStatistics:
     settings: tuple = ()
     warnings: tuple = ()
     samples: tuple = dataclasses.field(default=(), repr=False)
+    separation: float | None = None
     seconds: dict = dataclasses.field(default_factory=dict, compare=False, hash=False)
 
     def __post_init__(self):
@@ -232,6 +237,9 @@ class DatasetStatistics:
             raise _wrong("settings", "pairs (name, value)", self.settings)
         _check_tuple("warnings", self.warnings, str)
         _check_tuple("samples", self.samples, Sample)
+        if self.separation is not None:
+            if not (_is_number(self.separation) and 0 <= self.separation <= 1):
+                raise _wrong("separation", "a number from 0 to 1, or None", self.separation)
         if not isinstance(self.seconds, dict) or not all(
             isinstance(name, str) and _is_number(value) for name, value in self.seconds.items()
         ):
@@ -402,6 +410,11 @@ class DatasetStatistics:
         lines += [
             "  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in rows
         ]
+        if self.separation is not None:
+            lines.append(
+                f"separation index {self.separation:.3f}: the share of images whose nearest "
+                "neighbour is of the same class"
+            )
         if self.seconds:
             lines.append(
                 "seconds: "

@@ -1,6 +1,7 @@
 """One picture per question. Everything here needs matplotlib."""
 
 from keras_saliency.visualization.attention import plot_attention
+from keras_saliency.visualization.complexity import plot_layer_separation
 from keras_saliency.visualization.heads import pair_focus, plot_heads, plot_parameters
 from keras_saliency.visualization.maps import overlay, plot_saliency_maps
 from keras_saliency.visualization.racknet import (
@@ -26,6 +27,7 @@ __all__ = [
     "plot_entropies",
     "plot_heads",
     "plot_keypoints",
+    "plot_layer_separation",
     "plot_masks",
     "plot_parameters",
     "plot_saliency",

@@ -62,7 +62,8 @@ def test_the_statistics_add_up(stats):
         assert 0.7 * 2**octave.index < octave.sigma < 2.2 * 2**octave.index
     assert len(stats.samples) == 4
     np.testing.assert_array_equal(stats.samples[0].to_array(), X[0])
-    assert set(stats.seconds) == {"read", "features", "entropy", "mixtures", "clustering", "total"}
+    steps = {"read", "features", "entropy", "mixtures", "clustering", "separation", "total"}
+    assert set(stats.seconds) == steps
     assert DatasetStatistics.from_json(stats.to_json()) == stats
 
 
@@ -535,6 +536,35 @@ def test_one_hot_labels():
     # One image and one label at a time.
     model = RACKNet.build(zip(X, y, strict=True), 50, verbose=0, n_jobs=1)
     assert model.output_shape == (None, 10)
+
+
+def test_labels_give_the_separation_index(stats, folder):
+    def expected(x, y):
+        x = x.reshape(len(x), -1).astype("float64")
+        squares = ((x[:, None] - x[None]) ** 2).sum(-1)
+        np.fill_diagonal(squares, np.inf)
+        return (y[squares.argmin(1)] == y).mean()
+
+    assert stats.separation == pytest.approx(expected(X, Y))
+    assert stats.separation > 0.9
+    assert "separation index 0.9" in str(stats)
+    assert analyze((X, np.eye(10)[Y]), engine="opencv").separation == stats.separation
+    assert analyze(zip(X, Y, strict=True), engine="opencv").separation == stats.separation
+    wide = np.repeat(np.repeat(X[:60], 4, 1), 4, 2)  # 96 pixels become 32, each the mean of 3 x 3
+    small = wide.reshape(60, 32, 3, 32, 3).mean((2, 4)).round()
+    assert analyze((wide, Y[:60])).separation == pytest.approx(expected(small, Y[:60]))
+    # Folders are classes.
+    order = [int(p.stem) for p in sorted(folder.glob("*/*.png"))]
+    y = np.array(order) % 3
+    assert analyze(folder).separation == pytest.approx(expected(X[order], y))
+
+
+@pytest.mark.parametrize("y", [None, Y / 7, np.zeros_like(Y), np.stack([Y, Y], 1) / 9])
+def test_without_classes_there_is_no_separation_index(y):
+    found = analyze(X[:40] if y is None else (X[:40], y[:40]))
+    assert found.separation is None
+    assert "separation" not in str(found)
+    assert "separation" not in found.seconds
 
 
 def test_the_public_names():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_saliency import DatasetStatistics
-from keras_saliency.racknet import Component, Octave, Sample
+from keras_saliency.racknet import Component, Octave, Sample, storage
 
 FULL = DatasetStatistics(
     octaves=(
@@ -37,6 +37,7 @@ FULL = DatasetStatistics(
     settings=(("max_images", None), ("eps", 0.05)),
     warnings=("2 of 11 images were skipped",),
     samples=(Sample.from_array(np.eye(2, 3, dtype="uint8"), [(1.0, 2.0, 0.5, 0)]),),
+    separation=0.875,
     seconds={"features": 1.5, "total": 2.5},
 )
 
@@ -82,7 +83,8 @@ def test_the_table_shows_every_component_and_note():
     assert "9 of 11 images, ?x17x3, 4 classes; opencv, seed 5; 2 skipped" in text
     assert "1.50 ± 0.25" in text
     assert "2 of 11 images were skipped" in text
-    assert len(text.splitlines()) == 1 + 1 + 4 + 1 + 1
+    assert "separation index 0.875" in text
+    assert len(text.splitlines()) == 1 + 1 + 4 + 1 + 1 + 1
     assert "plain numbers" in str(DatasetStatistics.from_counts([[1]], (9, 9, 1)))
 
 
@@ -125,6 +127,23 @@ def refused(data, match):
 
 def test_a_text_without_a_checksum_is_read():
     assert DatasetStatistics.from_json(json.dumps(PLAIN)) == FULL
+
+
+def test_a_text_from_before_the_separation_index_is_read():
+    older = {k: v for k, v in PLAIN.items() if k != "separation"}
+    expected = dataclasses.replace(FULL, separation=None)
+    assert DatasetStatistics.from_json(json.dumps(older)) == expected
+    older["checksum"] = storage._checksum(older)
+    assert DatasetStatistics.from_json(json.dumps(older)) == expected
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, "0.5", True])
+def test_an_impossible_separation_index_is_refused(value):
+    refused({**PLAIN, "separation": value}, "separation")
+
+
+def test_the_checksum_covers_the_separation_index():
+    refused(FULL.to_json().replace("0.875", "0.975"), "checksum")
 
 
 @pytest.mark.parametrize(
