@@ -41,7 +41,8 @@ def gradients(layer, inputs, loss, **call_kwargs):
     else:
         import torch
 
-        tensors = [torch.tensor(x, requires_grad=True) for x in arrays]
+        device = keras.ops.convert_to_tensor(0.0).device
+        tensors = [torch.tensor(x, requires_grad=True, device=device) for x in arrays]
         flat = [*tensors, *(v.value for v in variables)]
         raw = torch.autograd.grad(value(tensors), flat, allow_unused=True)
         raw = [torch.zeros_like(t) if g is None else g for g, t in zip(raw, flat, strict=True)]

@@ -376,7 +376,8 @@ def test_training_with_a_criterion_that_needs_labels(dense, data):
         0.5, data=data, method="taylor", scope="layer", schedule="constant", min_edges=0
     )
     model.fit(*data, epochs=2, verbose=0, callbacks=[callback])
-    assert (model.get_layer("hidden").get_weights()[0] == 0).sum() == 15
+    # An edge that has just come back stands at 0 until it is trained.
+    assert (model.get_layer("hidden").get_weights()[0] == 0).sum() >= 15
 
 
 @pytest.mark.parametrize(

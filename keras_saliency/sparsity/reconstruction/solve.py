@@ -12,6 +12,15 @@ ROUNDS = 24
 RISE = 16
 # Above so many inputs a matrix of inputs by inputs is not formed.
 WIDEST = 8192
+# Matrices below this extent are factorised by one thread: others would wait for each other.
+MANY_THREADS = 512
+
+
+def _threads(count):
+    """A scope in which BLAS takes so many threads."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(count, user_api="blas")
 
 
 def ridge_of(samples):
@@ -34,8 +43,12 @@ class Sums:
         self.centred = centred
         self.dual = inputs > WIDEST or (inputs > 2048 and inputs > rows)
         self.count = 0
+        # Blocks are multiplied in float32, about a first mean, so that large offsets cost no
+        # digits, and added up in float64.
+        self._weights = weights.astype("float32")
+        self._shift_p = np.zeros((groups, 1, inputs), "float32")
+        self._shift_d = self._shift_p
         self.mean_p = np.zeros((groups, inputs))
-        self.mean_d = np.zeros((groups, inputs))
         self.mean_y = np.zeros((groups, outputs))
         self.square_y = np.zeros((groups, outputs))
         if self.dual:
@@ -46,15 +59,20 @@ class Sums:
 
     def add(self, pruned, dense):
         """Add rows (n, groups, inputs) of the two networks."""
-        pruned, dense = (x.transpose(1, 0, 2).astype("float64") for x in (pruned, dense))
-        y = dense @ self.weights
+        same = pruned is dense
+        pruned, dense = (x.transpose(1, 0, 2).astype("float32") for x in (pruned, dense))
+        if self.centred and not self.count and pruned.shape[1]:
+            self._shift_p = pruned.mean(1, keepdims=True)
+            self._shift_d = dense.mean(1, keepdims=True)
+        pruned -= self._shift_p
+        dense = pruned if same else dense - self._shift_d
+        y = dense @ self._weights
         self.count += pruned.shape[1]
-        self.mean_p += pruned.sum(1)
-        self.mean_d += dense.sum(1)
-        self.mean_y += y.sum(1)
-        self.square_y += np.square(y).sum(1)
+        self.mean_p += pruned.sum(1, dtype="float64")
+        self.mean_y += y.sum(1, dtype="float64")
+        self.square_y += np.square(y, dtype="float64").sum(1)
         if self.dual:
-            self.parts.append((pruned.astype("float32"), y))
+            self.parts.append((pruned, y))
             return
         turned = pruned.transpose(0, 2, 1)
         self.H += turned @ pruned
@@ -63,23 +81,29 @@ class Sums:
     def finish(self, ridge):
         """Turn sums into means; returns the problem of each group."""
         n = max(self.count, 1)
-        for name in ("mean_p", "mean_d", "mean_y", "square_y"):
+        for name in ("mean_p", "mean_y", "square_y"):
             setattr(self, name, getattr(self, name) / n)
         # How the dense outputs vary, the scale of every error.
         self.variance = np.maximum(self.square_y - np.square(self.mean_y), 0).sum()
+        problems = self._dual_problems(ridge) if self.dual else self._primal_problems(ridge)
+        self.mean_p += self._shift_p[:, 0]
+        self.mean_y += np.einsum("gi,gio->go", self._shift_d[:, 0].astype("float64"), self.weights)
+        return problems
+
+    def _dual_problems(self, ridge):
+        pruned = np.concatenate([p for p, _ in self.parts], axis=1)
+        y = np.concatenate([y for _, y in self.parts], axis=1).astype("float64")
+        self.parts = []
+        if self.centred:
+            pruned -= self.mean_p[:, None].astype("float32")
+            y -= self.mean_y[:, None]
+        groups = range(len(self.weights))
+        return [_Dual(pruned[g], y[g], self.weights[g], ridge) for g in groups]
+
+    def _primal_problems(self, ridge):
         problems = []
-        if self.dual:
-            pruned = np.concatenate([p for p, _ in self.parts], axis=1)
-            y = np.concatenate([y for _, y in self.parts], axis=1)
-            self.parts = []
-            if self.centred:
-                pruned -= self.mean_p[:, None].astype("float32")
-                y = y - self.mean_y[:, None]
-            for g in range(len(self.weights)):
-                problems.append(_Dual(pruned[g], y[g], self.weights[g], ridge))
-            return problems
         for g in range(len(self.weights)):
-            H, C = self.H[g] / n, self.C[g] / n
+            H, C = self.H[g] / max(self.count, 1), self.C[g] / max(self.count, 1)
             if self.centred:
                 H -= np.outer(self.mean_p[g], self.mean_p[g])
                 C -= np.outer(self.mean_p[g], self.mean_y[g])
@@ -118,8 +142,6 @@ class _Primal:
 
     def fit(self, mask):
         """The exact fit of the weights where `mask` (inputs, outputs), outputs alike together."""
-        from scipy import linalg
-
         result = np.zeros_like(self.weights)
         columns = np.packbits(mask, axis=0).T
         _, first, which = np.unique(columns, axis=0, return_index=True, return_inverse=True)
@@ -128,6 +150,13 @@ class _Primal:
         cubes = sum(float(kept[i]) ** 3 / 3 for i in first)
         if cubes > 120 * 2.0 * mask.shape[0] ** 2 * mask.shape[1]:
             return self._iterate(mask)
+        with _threads(None if kept.mean() > MANY_THREADS else 1):
+            self._factorise(mask, first, which, result)
+        return result
+
+    def _factorise(self, mask, first, which, result):
+        from scipy import linalg
+
         for label, column in enumerate(first):
             support = np.flatnonzero(mask[:, column])
             outputs = np.flatnonzero(which == label)
@@ -144,13 +173,14 @@ class _Primal:
                 A[np.diag_indices_from(A)] += self.damping
                 solved = np.linalg.lstsq(A, right, rcond=None)[0]
             result[np.ix_(support, outputs)] = solved
-        return result
 
     def _iterate(self, mask):
         """Conjugate gradients on all outputs at once, to a relative error of 1e-4."""
 
+        H = self.H.astype("float32")
+
         def apply(W):
-            return np.where(mask, self.H @ W + self.damping * W, 0)
+            return np.where(mask, H @ W.astype("float32") + self.damping * W, 0)
 
         start = np.where(mask, self.weights, 0)
         return start + _conjugate(
