@@ -16,7 +16,7 @@ _DTYPES = ("float16", "bfloat16")
 def accelerate(model):
     """Run the 2:4-sparse layers of a model on the sparse tensor cores of an NVIDIA GPU.
 
-    Experimental: on an NVIDIA H200 with PyTorch 2.11 it ran and agreed with the dense layer, and was
+    Experimental: on an NVIDIA H200 with PyTorch 2.11 it ran, agreed with the dense layer, and was
     slower: 1.7 times the dense time at 4096 x 4096 x 4096 in float16, 1.2 times at 8192
     (`benchmarks/gpu.py`). Measure yours before you rely on it. For inference, with the torch
     backend, on a GPU of compute capability 8.0 or newer, for models that compute in float16 or
