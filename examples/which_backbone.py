@@ -25,7 +25,7 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--small", action="store_true", help="a few seconds")
 small = parser.parse_args().small
 
-# Digits that lie anywhere in a larger picture: pixel by pixel, neighbours are often of other classes.
+# Digits that lie anywhere in a larger picture: by pixels, neighbours are often of other classes.
 images, y = load_digits(return_X_y=True)
 x = np.zeros((len(images), 14, 14, 1), "float32")
 places = np.random.default_rng(0).integers(0, 7, (len(images), 2))

@@ -237,9 +237,10 @@ class DatasetStatistics:
             raise _wrong("settings", "pairs (name, value)", self.settings)
         _check_tuple("warnings", self.warnings, str)
         _check_tuple("samples", self.samples, Sample)
-        if self.separation is not None:
-            if not (_is_number(self.separation) and 0 <= self.separation <= 1):
-                raise _wrong("separation", "a number from 0 to 1, or None", self.separation)
+        if self.separation is not None and not (
+            _is_number(self.separation) and 0 <= self.separation <= 1
+        ):
+            raise _wrong("separation", "a number from 0 to 1, or None", self.separation)
         if not isinstance(self.seconds, dict) or not all(
             isinstance(name, str) and _is_number(value) for name, value in self.seconds.items()
         ):
