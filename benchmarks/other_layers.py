@@ -66,7 +66,7 @@ def cnn(
 
 
 def shift_conv(filters, kernel_size, padding="same"):
-    return ks.ShiftAttention2D(filters, kernel_size, decay_steps=STEPS)
+    return ks.ShiftAttention2D(filters, kernel_size, decay_steps=STEPS // 4)
 
 
 def quadratic(filters, kernel_size, padding="same"):
@@ -106,6 +106,26 @@ def cosines():
 
 def plain_memory():
     return memory(None)
+
+
+def long_plain_memory():
+    return memory(None, hops=5)
+
+
+def answering(highway):
+    """Is what the image shows what the word says? The word opens gates, or is read besides."""
+    image, word = keras.Input((28, 28, 1)), keras.Input((1,), dtype="int32")
+    vector = L.Flatten()(L.Embedding(10, 16)(word))
+    x = L.Dense(64, "relu")(L.Flatten()(L.AveragePooling2D(2)(image)))
+    if not highway:
+        x = L.Dense(64, "relu")(L.Concatenate()([x, vector]))
+    for _ in range(3):
+        x = ks.Highway(context=True)([x, vector]) if highway else L.Dense(64, "relu")(x)
+    return keras.Model([image, word], L.Dense(2, "softmax")(x))
+
+
+def read_besides():
+    return answering(False)
 
 
 def deep(make):
@@ -156,6 +176,17 @@ def images(samples):
 
 def series(samples):
     return tuple((x[..., 0], y) for x, y in images(samples))
+
+
+def questions(samples):
+    rng = np.random.default_rng(0)
+    parts = []
+    for x, y in images(samples):
+        answer = rng.integers(2, size=len(y))
+        other = (y + rng.integers(1, 10, size=len(y))) % 10
+        word = np.where(answer, y, other).astype("int32")[:, None]
+        parts.append(([x, word], answer))
+    return tuple(parts)
 
 
 def sentences(samples):
@@ -210,6 +241,7 @@ def area(model, x, y):
 
 
 IMAGES = (images, SPARSE, accuracy, "accuracy, %")
+QUESTIONS = (questions, SPARSE, accuracy, "accuracy, %")
 SERIES = (series, SPARSE, accuracy, "accuracy, %")
 TEXT = (sentences, SPARSE, perplexity, "perplexity, less is better")
 MEMORY = (facts, "binary_crossentropy", area, "macro AUC, %")
@@ -245,6 +277,12 @@ def rows():
             IMAGES,
             lambda: cnn(hidden=deep(ks.Highway)),
             lambda: cnn(hidden=deep(lambda: L.Dense(32, "relu"))),
+        ),
+        "Highway (context)": (
+            "Dense, words read besides",
+            QUESTIONS,
+            lambda: answering(True),
+            read_besides,
         ),
         "QuadraticConv2D": ("Conv2D, the first", IMAGES, lambda: cnn(first=quadratic), cnn),
         "WeightAlign": (
@@ -283,7 +321,7 @@ def rows():
             cosines,
             cnn,
         ),
-        "ShiftAttention2D, frozen": (
+        "ShiftAttention2D (frozen)": (
             "Conv2D, the second",
             IMAGES,
             lambda: cnn(second=shift_conv),
@@ -329,6 +367,18 @@ def rows():
             MEMORY,
             lambda: memory("average"),
             plain_memory,
+        ),
+        "CondensedMemory (project at 5 hops)": (
+            "key-value memory",
+            MEMORY,
+            lambda: memory(hops=5),
+            long_plain_memory,
+        ),
+        "CondensedMemory (average at 5 hops)": (
+            "key-value memory",
+            MEMORY,
+            lambda: memory("average", hops=5),
+            long_plain_memory,
         ),
         "CondensedMemory (gated)": (
             "softmax addressing",
@@ -413,6 +463,7 @@ if __name__ == "__main__":
         notes = (
             f"{options.samples} samples, {EPOCHS} epochs of batches of {BATCH}, Adam at 0.002, "
             f"{options.seeds} seeds. `parameters` and the time of a training step are multiples "
-            "of the network without the layer; that of `ShiftAttention2D` is before freezing."
+            "of the network without the layer; that of `ShiftAttention2D` is before "
+            "freezing; its temperature falls in the first quarter of the training."
         )
         write("other_layers", frame, notes, options.small)

@@ -93,7 +93,8 @@ class ShiftAttention2D(_Convolution):
     Args:
         filters: Integer, the number of output channels.
         kernel_size: Integer or pair of integers, the window; strides are 1, the padding `"same"`.
-        decay_steps: Integer >= 1, the training steps in which `T` falls: all of the training.
+        decay_steps: Integer >= 1, the training steps in which `T` falls. Train on behind them: what
+            the places that are dropped still brought is lost in freezing.
         initial_temperature, final_temperature: Positive numbers.
         data_format, activation, use_bias, kernel_initializer, bias_initializer,
             kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint: As in
