@@ -39,6 +39,7 @@ _SUBPACKAGES = (
     "attribution",
     "callbacks",
     "complexity",
+    "imaging",
     "models",
     "racknet",
     "scale_space",

@@ -30,7 +30,7 @@ def _maps_for(maps, x):
     return maps
 
 
-def _probabilities(model, x, batch_size):
+def probabilities_of(model, x, batch_size=32):
     """What the model says, as probabilities; a softmax is applied where it ends in logits."""
     y = np.asarray(model.predict(x, batch_size=batch_size, verbose=0), "float64")
     if y.ndim != 2:
@@ -105,7 +105,7 @@ def deletion_insertion(model, inputs, maps, steps=20, target=None, fill=0.0, bat
     maps = _maps_for(maps, x)
     steps = validation.integer("steps", steps)
     empty = _empty(x, fill)
-    classes = _classes(target, _probabilities(model, x, batch_size))
+    classes = _classes(target, probabilities_of(model, x, batch_size))
     order = np.argsort(-maps.reshape(len(x), -1), axis=1, kind="stable")
     rank = np.argsort(order, axis=1, kind="stable").reshape(maps.shape)
     n = order.shape[1]
@@ -116,7 +116,7 @@ def deletion_insertion(model, inputs, maps, steps=20, target=None, fill=0.0, bat
             "deletion": np.where(gone, empty, x),
             "insertion": np.where(gone, x, empty),
         }.items():
-            p = _probabilities(model, mixed, batch_size)
+            p = probabilities_of(model, mixed, batch_size)
             curves[name].append(p[np.arange(len(x)), classes])
     areas = {
         name: scipy.integrate.trapezoid(curve, dx=1 / steps, axis=0)
@@ -177,11 +177,11 @@ def average_drop(model, inputs, maps, target=None, batch_size=32):
             "`maps` must lie in [0, 1], as saliency_map makes them by default. Received: values "
             f"from {maps.min():.3g} to {maps.max():.3g}"
         )
-    whole = _probabilities(model, x, batch_size)
+    whole = probabilities_of(model, x, batch_size)
     classes = _classes(target, whole)
     rows = np.arange(len(x))
     whole = whole[rows, classes]
-    seen = _probabilities(model, (x * maps[..., None]).astype("float32"), batch_size)
+    seen = probabilities_of(model, (x * maps[..., None]).astype("float32"), batch_size)
     seen = seen[rows, classes]
     drop = np.maximum(whole - seen, 0) / np.maximum(whole, np.finfo(float).tiny)
     return pd.DataFrame({"drop": drop, "increase": seen > whole})
