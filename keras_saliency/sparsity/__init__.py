@@ -5,7 +5,7 @@ from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking import sparsify, strip_masks
 from keras_saliency.sparsity.reconstruction import polish, recalibrate
 from keras_saliency.sparsity.registry import register_shrink_rule, register_significance_rule
-from keras_saliency.sparsity.reports import compare, sensitivity, sparsity_report
+from keras_saliency.sparsity.reports import compare, filter_overlap, sensitivity, sparsity_report
 from keras_saliency.sparsity.shrinking import (
     count_operations,
     count_parameters,
@@ -24,6 +24,7 @@ __all__ = [
     "count_operations",
     "count_parameters",
     "edge_significance",
+    "filter_overlap",
     "inffs",
     "maskable_kernels",
     "merge_lora",

@@ -2,6 +2,7 @@
 
 from keras_saliency.visualization.attention import plot_attention
 from keras_saliency.visualization.complexity import plot_layer_separation
+from keras_saliency.visualization.filters import plot_filter_overlap
 from keras_saliency.visualization.heads import pair_focus, plot_heads, plot_parameters
 from keras_saliency.visualization.maps import overlay, plot_saliency_maps
 from keras_saliency.visualization.racknet import (
@@ -25,6 +26,7 @@ __all__ = [
     "plot_attention",
     "plot_design",
     "plot_entropies",
+    "plot_filter_overlap",
     "plot_heads",
     "plot_keypoints",
     "plot_layer_separation",
