@@ -13,7 +13,16 @@ import pandas as pd
 from hypothesis import strategies as st
 
 import keras_saliency as ks
-from keras_saliency import callbacks, layers, models, regularizers, scale_space, visualization
+from keras_saliency import (
+    attribution,
+    callbacks,
+    complexity,
+    layers,
+    models,
+    regularizers,
+    scale_space,
+    visualization,
+)
 
 L = keras.layers
 
@@ -53,6 +62,10 @@ def digits():
     from sklearn.datasets import load_digits
 
     return np.kron(load_digits().images[:12].astype("uint8") * 15, np.ones((1, 3, 3), "uint8"))
+
+
+def points():
+    return {"x": noise(12, 3), "y": np.arange(12) % 3}
 
 
 @functools.cache
@@ -195,6 +208,60 @@ TARGETS = {
     ),
     "get_attention": Target(layers.get_attention, lambda: {"name": "se"}, value=nothing),
     "inffs": Target(ks.inffs, lambda: {"X": noise(7, 4)}, data=("X",)),
+    "separation_index": Target(ks.separation_index, points, data=("x", "y")),
+    "smoothness_index": Target(ks.smoothness_index, points, data=("x", "y")),
+    "select_features": Target(complexity.select_features, points, data=("x", "y")),
+    "saliency_map": Target(
+        ks.saliency_map,
+        lambda: {"model": network(), "inputs": noise(3, 6, 6, 1), "method": "gradient"},
+        data=("inputs",),
+        keep=("model",),
+    ),
+    "occlusion": Target(
+        ks.saliency_map,
+        lambda: {"model": network(), "inputs": noise(3, 6, 6, 1), "method": "occlusion"},
+        data=("inputs",),
+        keep=("model", "method"),
+    ),
+    "input_gradients": Target(
+        attribution.input_gradients,
+        lambda: {"model": network(), "inputs": noise(3, 6, 6, 1)},
+        data=("inputs",),
+        keep=("model",),
+    ),
+    "pointing_game": Target(
+        attribution.pointing_game,
+        lambda: {"maps": np.abs(noise(2, 5, 5)), "boxes": [[(0, 0, 2, 2)], [(1, 1, 4, 5)]]},
+        data=("maps",),
+    ),
+    "sparsify": Target(
+        ks.sparsify,
+        lambda: {"model": network(), "sparsity": 0.5, "data": noise(6, 6, 6, 1), "seed": 1},
+        value=weights_of,
+        keep=("model", "verbose"),
+    ),
+    "edge_significance": Target(
+        ks.edge_significance,
+        lambda: {"model": network(), "data": noise(6, 6, 6, 1)},
+        data=("data",),
+        value=lambda result: list(result.values()),
+        keep=("model",),
+    ),
+    "shrink_to": Target(
+        ks.shrink_to,
+        lambda: {"model": network(), "channels": 0.5, "round_to": 1, "verbose": False},
+        value=weights_of,
+        keep=("model", "verbose"),
+    ),
+    "Sparsifier": Target(
+        ks.Sparsifier,
+        lambda: {"model": network(), "sparsity": 0.5, "method": "magnitude"},
+        value=nothing,
+        keep=("model",),
+    ),
+    "iSparseCallback": Target(
+        ks.iSparseCallback, lambda: {"sparsity": 0.5, "method": "magnitude"}, value=nothing
+    ),
     "KernelSharingCallback": Target(callbacks.KernelSharingCallback, dict, value=nothing),
     "plot_attention": Target(
         visualization.plot_attention,

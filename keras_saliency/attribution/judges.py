@@ -10,7 +10,7 @@ from keras_saliency.graph.data import read_inputs
 
 
 def _single(model, inputs):
-    x = read_inputs(model, inputs)
+    x = read_inputs(model, inputs, argument="inputs")
     parts = tree.flatten(x)
     if len(parts) != 1:
         raise ValueError(f"`inputs` must be one array. Received: {len(parts)} of them")
@@ -215,6 +215,8 @@ def pointing_game(maps, boxes):
     import pandas as pd
 
     maps = validation.array("maps", maps, ranks=(3,), finite=True).astype("float64")
+    if not isinstance(boxes, (list, tuple, np.ndarray)) or np.shape(boxes) == ():
+        raise validation.wrong("boxes", "a list of boxes per map", boxes, TypeError)
     if len(boxes) != len(maps):
         raise ValueError(
             f"`boxes` must hold one list per map, {len(maps)}. Received: {len(boxes)} lists"
@@ -222,6 +224,8 @@ def pointing_game(maps, boxes):
     rows = []
     for one, given in zip(maps, boxes, strict=True):
         inside = np.zeros(one.shape, bool)
+        if not isinstance(given, (list, tuple, np.ndarray)) or np.shape(given) == ():
+            raise validation.wrong("boxes", "a list of boxes per map", boxes, TypeError)
         for box in given:
             if np.shape(box) != (4,) or box[0] >= box[2] or box[1] >= box[3]:
                 raise ValueError(
@@ -280,7 +284,7 @@ def randomization_check(model, inputs, method="grad_cam", seed=0, **options):
     first = saliency_map(model, inputs, method, **options)
     if options.get("target") is None and method != "robust_cam":
         # The same classes, also where the weights would have others.
-        x = read_inputs(model, inputs)
+        x = read_inputs(model, inputs, argument="inputs")
         outputs = model.predict(x, verbose=0)
         if isinstance(outputs, np.ndarray) and outputs.ndim == 2 and outputs.shape[1] > 1:
             options["target"] = outputs.argmax(axis=1)

@@ -196,7 +196,9 @@ def _options(method, options, accepted, layer, seed, verbose):
 
 
 def _passes(model, inputs, target, logits, batch_size):
-    inputs = read_inputs(model, inputs)
+    if inputs is None:
+        raise TypeError("`inputs` must be what the model takes. Received: None")
+    inputs = read_inputs(model, inputs, argument="inputs")
     flat = tree.flatten(inputs)
     if not len(flat[0]):
         raise ValueError("`inputs` holds no input: its first axis is empty.")

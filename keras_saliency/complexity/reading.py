@@ -10,8 +10,10 @@ _LARGEST = 1e150  # the square of a difference must not overflow
 
 def read(x, y, max_samples=None, model=None):
     """`(x, y)` from arrays, or from a data set of pairs in `x`; `y` may be in either."""
-    data = x if y is None else (x, y)
-    x, y, _ = read_pairs(model, data, max_samples)
+    if x is None:
+        raise TypeError("`x` must be samples, an array or a data set. Received: None")
+    data, argument = (x, "x") if y is None else ((x, y), "x` or `y")
+    x, y, _ = read_pairs(model, data, max_samples, argument)
     if y is None:
         raise ValueError(
             "`y` is missing: pass the targets, or a data set of batches `(x, y)` as `x`."

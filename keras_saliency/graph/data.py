@@ -11,7 +11,7 @@ from keras_saliency import validation
 from keras_saliency.graph.functional import functional_of, is_functional, nested_inputs
 
 
-def read_inputs(model, data, max_samples=None):
+def read_inputs(model, data, max_samples=None, argument="data"):
     """The inputs in `data`.
 
     - `x`: an array, a tensor of any backend, a data frame, nested lists of numbers; several inputs
@@ -28,6 +28,7 @@ def read_inputs(model, data, max_samples=None):
         model: The model that takes the inputs.
         data: As above. `None` stays `None`.
         max_samples: How many samples to read at most; all by default.
+        argument: What the user knows `data` by, for messages.
 
     Returns:
         A NumPy array, or a list or dict of arrays, as the model's `call` takes them.
@@ -51,10 +52,10 @@ def read_inputs(model, data, max_samples=None):
     assert read_inputs(model, batches, max_samples=20).shape == (20, 3)
     ```
     """
-    return read_pairs(model, data, max_samples)[0]
+    return read_pairs(model, data, max_samples, argument)[0]
 
 
-def read_pairs(model, data, max_samples=None):
+def read_pairs(model, data, max_samples=None, argument="data"):
     """The inputs, targets and sample weights in `data`; arguments and errors of `read_inputs`.
 
     Returns:
@@ -63,6 +64,15 @@ def read_pairs(model, data, max_samples=None):
     validation.integer("max_samples", max_samples, optional=True)
     if data is None:
         return None, None, None
+    try:
+        return _read_pairs(model, data, max_samples)
+    except (ValueError, TypeError) as error:
+        if argument == "data" or "`data`" not in str(error):
+            raise
+        raise type(error)(str(error).replace("`data`", f"`{argument}`")) from None
+
+
+def _read_pairs(model, data, max_samples):
     if isinstance(data, (str, bytes)):
         raise TypeError(_unknown(data))
     if isinstance(data, (list, tuple, dict)) or hasattr(data, "shape"):
@@ -159,7 +169,29 @@ def _inputs(model, x):
             f"The model '{model.name}' takes {len(names)} input(s): {names}. Pass several in a "
             f"list or a dict. Received: {received}"
         )
+    for array, symbol in zip(given, functional.inputs, strict=True):
+        _check_input(array, symbol)
     return tree.pack_sequence_as(functional._inputs_struct, given)
+
+
+def _check_input(array, symbol):
+    """Refuse what the model would refuse in the words of its first layer."""
+    wanted = tuple(symbol.shape)
+    kind = getattr(array, "dtype", np.dtype("float32")).kind
+    if kind in "OUS" and symbol.dtype != "string":
+        raise TypeError(
+            f"`data` must hold numbers for the input '{symbol.name}'. "
+            f"Received: an array of {array.dtype}"
+        )
+    shape = tuple(array.shape)
+    # Keras adds, or takes away, a last axis of 1.
+    same = [shape, (*shape, 1), *([shape[:-1]] if shape[-1:] == (1,) else [])]
+    if not any(_fits(s, wanted) for s in same):
+        one = " It looks like one sample: add the batch axis, x[None]." * _fits((1, *shape), wanted)
+        raise ValueError(
+            f"`data` must have the shape {wanted} for the input '{symbol.name}'. "
+            f"Received: shape {shape}.{one}"
+        )
 
 
 def _nest(x, split=False):
@@ -183,6 +215,8 @@ def _array(x):
     if isinstance(x, (str, bytes)) or x is None:
         raise TypeError(_unknown(x))
     array = _to_numpy(x)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if not array.ndim:
         raise ValueError(
             "The arrays of `data` must have a first axis of samples. "

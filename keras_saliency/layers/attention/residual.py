@@ -61,9 +61,9 @@ class ResidualAttention(keras.layers.Layer):
     far, and where it is 0 the trunk stays as it is.
 
     Source: F. Wang et al., "Residual Attention Network for Image Classification", CVPR 2017
-    (arXiv:1704.06904), sections 3.1 to 3.3, mixed attention, with the paper's p = 1, t = 2 and
-    r = 1; Kalhor (2023), section 3.1 (7). That units follow the product too is read from the number
-    of parameters in the paper's table 2. Choices: units are He et al.'s pre-activated bottlenecks
+    (arXiv:1704.06904), mixed attention, with the paper's p = 1, t = 2 and
+    r = 1; Kalhor (2023), section 3.1 (7). Choices: units follow the product too, which brings the
+    network near the paper's number of parameters; they are He et al.'s pre-activated bottlenecks
     of a quarter of the channels; an odd extent is pooled to the half that is rounded up, and what
     the interpolation has too much is cut off.
 

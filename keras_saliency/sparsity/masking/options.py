@@ -43,10 +43,8 @@ class MaskingOptions:
         if isinstance(self.criterion, ISparse) and self.power != 1:
             put("criterion", ISparse(self.power))
         put("granularity", check_granularity(self.granularity))
-        if self.scope is not None and self.scope not in SCOPES:
-            raise ValueError(f"`scope` must be one of {SCOPES}. Received: scope={self.scope!r}")
-        if self.order not in ORDERS:
-            raise ValueError(f"`order` must be one of {ORDERS}. Received: order={self.order!r}")
+        validation.choice("scope", self.scope, (*SCOPES, None))
+        validation.choice("order", self.order, ORDERS)
         if self.scope == "global" and self.order != "forward":
             raise ValueError(
                 "`scope='global'` ranks all edges at once, so `order` must be 'forward'. "

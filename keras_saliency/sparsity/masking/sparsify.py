@@ -5,6 +5,7 @@ import logging
 import keras
 import numpy as np
 
+from keras_saliency import validation
 from keras_saliency.graph.copying import check_built, copy_model
 from keras_saliency.graph.data import read_pairs
 from keras_saliency.layers.masked.base import MaskedKernels, mask_variables
@@ -23,6 +24,7 @@ from keras_saliency.sparsity.masking.results import (
     take_over_masked,
     zero_in_place,
 )
+from keras_saliency.sparsity.masking.shares import SCOPES
 from keras_saliency.sparsity.reconstruction import refit
 
 _logger = logging.getLogger("keras_saliency")
@@ -150,6 +152,12 @@ def sparsify(
     assert keras_saliency.sparsity_report(sparse)["zeros"].sum() == 88  # of 176 edges
     ```
     """
+    for name, value in (("masked", masked), ("inplace", inplace), ("return_report", return_report)):
+        validation.boolean(name, value)
+    validation.choice("gate", gate, (True, False, "auto"))
+    validation.choice("scope", scope, (*SCOPES, None))
+    if not isinstance(method, str):
+        method = criterion_of(method)
     if inplace and masked:
         raise ValueError(
             "`inplace=True` changes the weights of the model, not its layers, so it cannot be "
@@ -157,7 +165,8 @@ def sparsify(
         )
     x, *targets = read_pairs(model, data, max_samples)
     data = None if x is None else (x, *targets)
-    rewinds = method == "lottery" and initial_weights is not None
+    lottery = isinstance(method, str) and method == "lottery"
+    rewinds = lottery and initial_weights is not None
     fits = refit.resolve(reconstruct, x) and not (rewinds and reconstruct == "auto")
     if fits:
         refit.check_finite(model, x)
@@ -214,8 +223,9 @@ def sparsify(
 
 
 def _uses_admm(method, granularity, fits):
+    whole = isinstance(granularity, str) and granularity in ("channel", "head")
     if isinstance(method, str) and method == "auto":
-        return fits and granularity not in ("channel", "head")
+        return fits and not whole
     if not (isinstance(method, str) and method == "admm"):
         criterion_of(method)
         return False
@@ -224,7 +234,7 @@ def _uses_admm(method, granularity, fits):
             "`method='admm'` finds masks while it fits the weights, so it needs `data` and "
             "`reconstruct`. Pass some hundred inputs as `data`, or take method='magnitude'."
         )
-    if granularity in ("channel", "head"):
+    if whole:
         raise ValueError(
             "`method='admm'` masks edges or N:M groups. Take method='isparse' for "
             f"granularity={granularity!r}."
@@ -334,7 +344,7 @@ def _rewound(model, initial_weights, method):
 def _check_initial_weights(model, initial_weights, method):
     if initial_weights is None:
         return None
-    if method != "lottery":
+    if not (isinstance(method, str) and method == "lottery"):
         raise ValueError(
             f"`initial_weights` belongs to method='lottery'. Received: method={method!r}"
         )

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_saliency import validation
 from keras_saliency.graph.copying import layers_of, own_variables
 from keras_saliency.sparsity.reconstruction.gate import (
     LEAST,
@@ -19,10 +20,7 @@ from keras_saliency.sparsity.reconstruction.sweep import Refit
 
 def resolve(reconstruct, data, argument="reconstruct"):
     """Whether to reconstruct: `"auto"` does where there are data."""
-    if reconstruct not in (True, False, "auto"):
-        raise ValueError(
-            f"`{argument}` must be True, False or 'auto'. Received: {argument}={reconstruct!r}"
-        )
+    validation.choice(argument, reconstruct, (True, False, "auto"))
     if reconstruct is True and data is None:
         raise ValueError(
             f"`{argument}=True` fits the weights that stay to what the model computes, for which "
@@ -62,8 +60,7 @@ def reconstruct(model, make_copy, kernels_of, data, masks, *, plain_masks, gate=
     Returns:
         A `Reconstruction`.
     """
-    if gate not in (True, False, "auto"):
-        raise ValueError(f"`gate` must be True, False or 'auto'. Received: gate={gate!r}")
+    validation.choice("gate", gate, (True, False, "auto"))
     count = len(tree.flatten(data)[0])
     gated = count >= LEAST and (count < TRUSTED if gate == "auto" else gate)
 

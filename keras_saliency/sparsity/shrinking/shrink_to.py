@@ -5,6 +5,7 @@ import numbers
 import keras
 import numpy as np
 
+from keras_saliency import validation
 from keras_saliency.graph.compiling import copy_compile
 from keras_saliency.graph.copying import copy_model
 from keras_saliency.graph.data import read_pairs
@@ -118,10 +119,11 @@ def shrink_to(
     if not 0 < share <= 1:
         raise ValueError(f"`{what}` must lie in (0, 1]. Received: {share!r}")
     criterion_of(method)
-    if scope not in _SCOPES:
-        raise ValueError(f"`scope` must be one of {_SCOPES}. Received: scope={scope!r}")
-    if isinstance(round_to, bool) or not isinstance(round_to, numbers.Integral) or round_to < 1:
-        raise ValueError(f"`round_to` must be a positive integer. Received: {round_to!r}")
+    validation.choice("scope", scope, _SCOPES)
+    validation.choice("gate", gate, (True, False, "auto"))
+    round_to = validation.integer("round_to", round_to)
+    batch_size = validation.integer("batch_size", batch_size)
+    seed = validation.seed(seed)
     given_model = model
     targets = (None, None)
     if data is not None and isinstance(model, keras.Model):

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 from keras import ops, tree
 
+from keras_saliency import validation
 from keras_saliency.sparsity.significance.inffs import inffs
 from keras_saliency.sparsity.significance.scores import Score
 
@@ -25,8 +26,7 @@ def output_scores(model, outputs, data, scores, alpha, batch_size):
         raise ValueError(
             f"`scores` must be one of {SCORES}, or an array. Received: scores={scores!r}"
         )
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"`alpha` must lie in [0, 1]. Received: alpha={alpha!r}")
+    alpha = validation.number("alpha", alpha, 0, 1)
     if data is None and scores != "identity":
         _logger.warning(
             "No data was given to score the outputs of '%s' by %s: all of them count the same "
@@ -102,7 +102,7 @@ def _given_scores(outputs, scores):
         )
     result = []
     for vector, tensor in zip(scores, outputs, strict=True):
-        vector = np.asarray(vector, dtype=np.float64)
+        vector = validation.array("scores", vector).astype("float64")
         extent = tensor.shape[_axis(tensor)]
         if vector.shape != (extent,) or not np.isfinite(vector).all() or (vector < 0).any():
             raise ValueError(

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_saliency import validation
 from keras_saliency.graph.data import first_sample, read_inputs
 from keras_saliency.graph.trace import flatten_model
 from keras_saliency.sparsity.kernels import Skipped, maskable_kernels, selected_layers
@@ -180,13 +181,9 @@ class SignificanceWalk:
         max_samples=None,
         stored=False,
     ):
-        if order not in ORDERS:
-            raise ValueError(f"`order` must be one of {ORDERS}. Received: order={order!r}")
-        if normalization not in ("pass", "scale"):
-            raise ValueError(
-                "`normalization` must be 'pass' or 'scale'. "
-                f"Received: normalization={normalization!r}"
-            )
+        validation.choice("order", order, ORDERS)
+        validation.choice("normalization", normalization, ("pass", "scale"))
+        batch_size = validation.integer("batch_size", batch_size)
         found = maskable_kernels(model, layers, exclude)
         self.model = model
         self.order = order

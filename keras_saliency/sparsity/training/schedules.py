@@ -34,12 +34,13 @@ class Schedule:
     """
 
     def __init__(self, schedule="constant", frequency="epoch", begin=0, end=None):
-        if not callable(schedule) and schedule not in SCHEDULES:
+        if not callable(schedule) and not (isinstance(schedule, str) and schedule in SCHEDULES):
             raise ValueError(
                 f"`schedule` must be one of {SCHEDULES}, or a function of the training batch. "
                 f"Received: schedule={schedule!r}"
             )
-        if frequency not in ("epoch", "batch") and not (_is_int(frequency) and frequency > 0):
+        named = isinstance(frequency, str) and frequency in ("epoch", "batch")
+        if not named and not (_is_int(frequency) and frequency > 0):
             raise ValueError(
                 "`frequency` must be 'epoch', 'batch', or a positive number of batches. "
                 f"Received: frequency={frequency!r}"

@@ -18,7 +18,7 @@ class CoordinateAttention(FeatureAttention):
     row and on the column.
 
     Source: Q. Hou, D. Zhou, J. Feng, "Coordinate Attention for Efficient Mobile Network Design",
-    CVPR 2021 (arXiv:2103.02907), equations 4 to 9; the hidden width is at least 8, as in the
+    CVPR 2021 (arXiv:2103.02907); the hidden width is at least 8, as in the
     authors' code. Choice: on sequences and volumes there is a profile for every axis too.
 
     Args:

@@ -19,8 +19,8 @@ class EfficientChannelAttention(FeatureAttention):
     weights, and no hidden layer to lose information in.
 
     Source: Q. Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
-    Networks", CVPR 2020 (arXiv:1910.03151), equations 5, 9 and 12: without a size given, the
-    kernel is the odd number nearest to `(log2(channels) + 1) / 2`, from above where it is even.
+    Networks", CVPR 2020 (arXiv:1910.03151): without a size given, the kernel is
+    the odd number nearest to `(log2(channels) + 1) / 2`, from above where it is even.
     Beyond the first and the last channel there are zeros.
 
     Args:

@@ -17,8 +17,8 @@ class SimAM(FeatureAttention):
     linearly from the others of its channel has a closed form, and `a` is a sigmoid of its inverse.
 
     Source: L. Yang, R.-Y. Zhang, L. Li, X. Xie, "SimAM: A Simple, Parameter-Free Attention Module
-    for Convolutional Neural Networks", ICML 2021, equations 5 to 7 and the code of its appendix,
-    whose variance divides by one place less than there are.
+    for Convolutional Neural Networks", ICML 2021, and the code of its
+    appendix, whose variance divides by one place less than there are.
 
     Args:
         epsilon: Positive number, the paper's lambda.
