@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_saliency import validation
+from keras_saliency.graph.compiling import copy_compile
 from keras_saliency.layers.attention.factory import attention_factory
 from keras_saliency.layers.attention.san import SANAttention
 from keras_saliency.models.placement import as_functional, data_format, is_nested, plan
@@ -41,6 +42,8 @@ class AttentionReport:
             stands, and the shape of the features.
         left_out: Tuple of `(layer, reason, failed)`: places without attention; `failed` where it
             was tried and an error was the reason.
+        start: `"identity"` if the copy computes what the model did, `"paper"`, or `None` if the
+            attention takes no `start` and was placed as it is.
 
     Example:
 
@@ -52,16 +55,18 @@ class AttentionReport:
     ...     keras.layers.MaxPooling2D(),
     ... ])
     >>> add_attention(plain, "se", ratio=4).attention_report
-    attention at 1 places
+    attention at 1 places, start='identity'
       features: features_attention on (None, 26, 26, 8)
     """
 
-    def __init__(self, placed, left_out):
+    def __init__(self, placed, left_out, start=None):
         self.placed = tuple(placed)
         self.left_out = tuple(left_out)
+        self.start = start
 
     def __str__(self):
-        lines = [f"attention at {len(self.placed)} places"]
+        start = f"start={self.start!r}" if self.start else "placed as it is: it takes no `start`"
+        lines = [f"attention at {len(self.placed)} places, {start}"]
         lines += [f"  {p.layer}: {p.attention} on {p.shape}" for p in self.placed]
         if self.left_out:
             lines.append(f"none at {len(self.left_out)} places")
@@ -79,7 +84,14 @@ def add_attention(model, attention=SANAttention, placement="bottleneck", **kwarg
     the copy, with a fresh optimizer of the same settings. `copy.attention_report` lists each
     attention layer and each place without one, with the reason.
 
-    Source: G 5.5.3, figures 5.2 and 5.7.
+    A trained model computes after the act what it did before (`start="identity"`): the attention
+    begins as a factor of 1 and is learned in further training, at the training rate; a tenth of
+    it brings little. Masks as the papers start them, near 1/2, would halve every feature. Each
+    kernel that makes a mask starts at zero, so that it has a gradient from the first step and
+    what lies before it from the second; a layer without such a kernel is mixed in by a trained
+    scalar that starts at 0.
+
+    Source: G 5.5.3, figures 5.2 and 5.7; the start is ours.
 
     Args:
         model: A functional or built sequential model.
@@ -94,7 +106,8 @@ def add_attention(model, attention=SANAttention, placement="bottleneck", **kwarg
             the end of a residual block.
         **kwargs: Arguments of `attention`. A class or a name also gets `name`, `dtype` and
             `data_format` of the layer it follows, where they are not given; a given `name` is
-            a prefix.
+            a prefix. `start="identity"` is the default where the class takes it; `"paper"` is
+            the layer as printed.
 
     Returns:
         A functional `keras.Model`. Attention behind a layer that is called several times is
@@ -104,7 +117,8 @@ def add_attention(model, attention=SANAttention, placement="bottleneck", **kwarg
         ValueError: If `model` is subclassed or not built, the placement or the name is unknown,
             there is no place for attention, attention fails at every place, or it changes the
             shape of the features.
-        TypeError: If `model` is no model or `attention` cannot make layers.
+        TypeError: If `model` is no model, `attention` cannot make layers, or `start` is given and
+            `attention` takes none.
 
     Warns:
         UserWarning: Once, if attention failed at some places (two maps that cannot be aligned,
@@ -124,17 +138,13 @@ def add_attention(model, attention=SANAttention, placement="bottleneck", **kwarg
     """
     copy, surgery = build_copy(model, attention, placement, kwargs)
     surgery.copy_state()
-    copy.attention_report = AttentionReport(surgery.placed, surgery.left_out)
+    copy.attention_report = AttentionReport(surgery.placed, surgery.left_out, surgery.start)
     complaints = [f"{x.layer}: {x.reason}" for x in surgery.left_out if x.failed]
     if complaints:
         complaints = [f"no attention at {len(complaints)} places ({'; '.join(complaints)})"]
-    if model.compiled:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                copy.compile_from_config(model.get_compile_config())
-        except (TypeError, ValueError) as error:
-            complaints.append(f"the copy is not compiled, since the settings do not copy: {error}")
+    copy_compile(model, copy)
+    if model.compiled and not copy.compiled:
+        complaints.append("the copy is not compiled, since the settings do not copy")
     if complaints:
         warnings.warn(
             f"add_attention on {model.name!r}: {'. '.join(complaints)}. "
@@ -189,6 +199,8 @@ def _maker(attention, kwargs):
     if not callable(factory):
         raise TypeError(f"`attention` must be a layer class, a name or a callable: {attention!r}")
     if not (inspect.isclass(cls) and issubclass(cls, keras.layers.Layer)):
+        if "start" in kwargs and not _takes(factory, "start"):
+            raise TypeError(_no_start(factory))
 
         def make(stage, name):
             layer = factory(**kwargs)
@@ -199,6 +211,9 @@ def _maker(attention, kwargs):
         return make
 
     accepted = {name for c in cls.__mro__ for name in inspect.signature(c.__init__).parameters}
+    if "start" in kwargs and "start" not in accepted:
+        raise TypeError(_no_start(cls))
+    given_before = getattr(factory, "keywords", {})
 
     def make(stage, name):
         given = dict(kwargs)
@@ -209,9 +224,23 @@ def _maker(attention, kwargs):
             given.setdefault("dtype", stage.dtype_policy)
         if "data_format" in accepted:
             given.setdefault("data_format", data_format(stage))
+        if "start" in accepted and "start" not in given_before:
+            given.setdefault("start", "identity")
         return factory(**given)
 
     return make
+
+
+def _takes(function, name):
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _no_start(attention):
+    return (
+        f"`attention` {getattr(attention, '__name__', attention)} takes no `start`, so what it "
+        "computes at first is its own affair. Leave `start` away: it is placed as it is."
+    )
 
 
 def _nowhere(model, placement, left_out):
@@ -231,6 +260,7 @@ class _Surgery:
         self.make = make
         self.copies = {}
         self.attention = {}
+        self.start = None
         self.placed = []
         self.left_out = []
 
@@ -313,6 +343,7 @@ class _Surgery:
             )
         self.attention[place.key] = layer
         names.add(layer.name)
+        self.start = getattr(layer, "start", None)
         self.placed.append(Placed(path + stage.name, layer.name, tuple(y.shape)))
         return outputs
 

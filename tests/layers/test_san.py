@@ -81,6 +81,7 @@ class TestSANAttention(LayerTests):
         "kernel_constraint": keras.constraints.MaxNorm(2.0),
         "bias_constraint": keras.constraints.NonNeg(),
         "data_format": "channels_first",
+        "start": "identity",
     }
     cases = [
         Case("image", {}, [(2, 5, 7, 3), (2, 5, 7, 2)], san, scores=True, data_format=True),

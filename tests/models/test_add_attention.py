@@ -1,5 +1,6 @@
 """Attention put into models that exist already."""
 
+import functools
 import warnings
 
 import keras
@@ -352,9 +353,37 @@ def test_compile_settings_are_kept():
     assert not add_attention(cnn(), Unit).compiled
 
 
+def test_a_loss_of_ones_own_is_kept():
+    def loss(y, p):
+        return ops.mean(y - p)
+
+    model = cnn()
+    model.compile("sgd", loss, metrics=["accuracy"])
+    copy = add_attention(model, Unit)
+    assert copy.compiled and copy.loss is loss
+    x = example(model)
+    assert set(copy.evaluate(x, np.zeros((2, 7)), verbose=0, return_dict=True)) == {
+        "loss",
+        "accuracy",
+    }
+
+
+class Unnamed(keras.metrics.Metric):
+    """A metric that its config does not make again."""
+
+    def __init__(self, needed):
+        super().__init__(name="unnamed")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        pass
+
+    def result(self):
+        return ops.zeros(())
+
+
 def test_settings_that_do_not_copy_are_reported():
     model = cnn()
-    model.compile("sgd", lambda y, p: ops.mean(y - p))
+    model.compile("sgd", "mse", metrics=[Unnamed(3)])
     with pytest.warns(UserWarning, match="not compiled"):
         copy = add_attention(model, Unit)
     assert not copy.compiled
@@ -426,6 +455,85 @@ def test_a_subclass_of_functional_models_keeps_its_class():
     plain = cnn()
     model = Mine(plain.inputs, plain.outputs)
     assert add_attention(model, Unit).hello() == "hello"
+
+
+# ---- a trained model stays what it is --------------------------------------------------------
+
+
+@pytest.mark.parametrize("placement", ["bottleneck", "full"])
+@pytest.mark.parametrize(
+    "attention", ["san", "san-d", "san-depthwise", "se", "scse", "cbam", "bam", SANAttention]
+)
+@pytest.mark.parametrize("builder", [cnn, residual, nested])
+def test_outputs_are_equal_before_and_after(builder, attention, placement):
+    model = builder()
+    x = example(model)
+    before = outputs(model, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        copy = add_attention(model, attention, placement)
+    assert copy.attention_report.start == "identity"
+    assert "start='identity'" in str(copy.attention_report)
+    for a, b in zip(outputs(copy, x), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(keras.tree.flatten(copy.predict(x, verbose=0)), before, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["ran", "self", "parameter-free", "san"])
+def test_outputs_of_series_models_are_equal_too(attention):
+    for model in (recurrent(), temporal()):
+        x = example(model)
+        copy = add_attention(model, attention, "full")
+        for a, b in zip(outputs(copy, x), outputs(model, x), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_started_copy_learns_and_its_file_keeps_the_start(tmp_path):
+    model = cnn()
+    x, y = example(model), np.eye(7, dtype="float32")[:2]
+    copy = add_attention(model, "cbam", "full")
+    copy.compile(keras.optimizers.SGD(0.1), "categorical_crossentropy")
+    copy.fit(x, y, epochs=2, verbose=0)
+    attention = copy.get_layer("a_attention")
+    assert np.abs(ops.convert_to_numpy(attention.spatial.kernel)).max() > 0
+    copy.save(tmp_path / "copy.keras")
+    loaded = keras.saving.load_model(tmp_path / "copy.keras")
+    assert loaded.get_layer("a_attention").start == "identity"
+    np.testing.assert_allclose(outputs(loaded, x)[0], outputs(copy, x)[0], atol=1e-6)
+
+
+def test_the_paper_start_is_one_argument_away():
+    model = cnn()
+    copy = add_attention(model, "se", start="paper")
+    assert copy.attention_report.start == "paper"
+    x = example(model)
+    assert np.abs(outputs(copy, x)[0] - outputs(model, x)[0]).max() > 1e-4
+    bound = functools.partial(SqueezeExcite, start="paper")
+    assert add_attention(model, bound).attention_report.start == "paper"
+    made = add_attention(model, lambda: CBAM(start="identity"))
+    assert made.attention_report.start == "identity"
+
+
+def test_attention_of_the_users_own_is_placed_as_it_is():
+    report = add_attention(cnn(), Unit).attention_report
+    assert report.start is None
+    assert "takes no `start`" in str(report)
+    for own in (Unit, lambda: Unit()):
+        with pytest.raises(TypeError, match="takes no `start`"):
+            add_attention(cnn(), own, start="identity")
+
+
+def test_a_stem_that_cannot_be_aligned_is_left_out():
+    inputs = keras.Input((17, 17, 3))
+    x = layers.Conv2D(4, 4, strides=3, name="stem", activation="relu")(inputs)
+    x = conv(name="body", activation="relu")(layers.MaxPooling2D(1, strides=1)(x))
+    x = layers.MaxPooling2D(name="pool")(x)
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+    with pytest.warns(UserWarning, match="stem"):
+        report = add_attention(model, SANAttention, "full").attention_report
+    assert [p.layer for p in report.placed] == ["body"]
+    assert [x.layer for x in report.left_out if x.failed] == ["stem"]
 
 
 # ---- what does not work ----------------------------------------------------------------------

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.masks import check_mask
+from keras_saliency.layers.attention.start import StartingLayer
 from keras_saliency.layers.precision import wide_dtype
 
 
@@ -47,7 +48,7 @@ def clone_initializer(initializer):
     return initializer
 
 
-class ConvolutionHeads(keras.layers.Layer):
+class ConvolutionHeads(StartingLayer):
     """Heads that look at a series through convolutions of their own windows.
 
     Subclasses set `windows` and add their weights with `_kernel`, `_add_head_kernels` and `_bias`.
@@ -90,6 +91,8 @@ class ConvolutionHeads(keras.layers.Layer):
         )
         self.dropout_layer.build((None, None, None, None))
         output_dim = self.output_dim or input_shape[-1]
+        self._check_gate(output_dim, input_shape[-1], "output_dim")
+        self._add_gate()
         self.output_kernel = self._kernel(
             "output_kernel", (self.num_heads * self.key_dim, output_dim)
         )

@@ -5,6 +5,8 @@ from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.graph.discovery import find_features
+from keras_saliency.layers.attention.alignment import align, alignment
+from keras_saliency.layers.attention.start import StartingLayer
 from keras_saliency.layers.convolution.depthwise import convolve_depthwise
 from keras_saliency.scale_space.extrema import (
     expand_mask,
@@ -20,7 +22,7 @@ _HOW_TO_PASS = (
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
-class SANAttention(keras.layers.Layer):
+class SANAttention(StartingLayer):
     """Scale-space attention: weighs features by how saliently they differ from the layer before.
 
     The layer compares the features `y` of a layer with those it was computed from, `y_prev`, as
@@ -62,6 +64,9 @@ class SANAttention(keras.layers.Layer):
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
         kernel_constraint, bias_constraint: As in `keras.layers.Conv2D`, for the smoothing.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for Keras's setting.
+        start: `"paper"`, or `"identity"`: a new layer returns `y`, for the smoothing starts at
+            zero and the output is `y * (2 mask)`. Where there is no smoothing, or an
+            `activation`, it is `y + gate * (y * mask - y)` with a trained scalar that starts at 0.
 
     Call arguments:
         inputs: List `[y, y_prev]` of tensors of the same rank, or (symbolic only) `y` alone.
@@ -121,9 +126,10 @@ class SANAttention(keras.layers.Layer):
         kernel_constraint=None,
         bias_constraint=None,
         data_format=None,
+        start="paper",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(start, **kwargs)
         self.kernel_size = _window("kernel_size", kernel_size)
         self.dilation_rate = _window("dilation_rate", dilation_rate)
         self.neighborhood = standardize_neighborhood(neighborhood)
@@ -169,6 +175,13 @@ class SANAttention(keras.layers.Layer):
         if self.smoothing is not None:
             self.smoothing_layer = self._make_smoothing(len(shape) - 2, shape[self._channel_axis])
             self.smoothing_layer.build(shape)
+        if self._gated:
+            self._add_gate()
+
+    @property
+    def _gated(self):
+        """Whether nothing linear stands before the sigmoid that could start at zero."""
+        return self.smoothing is None or self.activation is not keras.activations.linear
 
     def _make_smoothing(self, rank, channels):
         """Return the unbuilt convolution of `rank` axes that maps `channels` to `channels`."""
@@ -177,7 +190,7 @@ class SANAttention(keras.layers.Layer):
             "dilation_rate": self.dilation_rate,
             "padding": "same",
             "use_bias": self.use_bias,
-            "bias_initializer": _fresh(self.bias_initializer),
+            "bias_initializer": self._first(self.bias_initializer),
             "bias_regularizer": self.bias_regularizer,
             "bias_constraint": self.bias_constraint,
             "data_format": self.data_format,
@@ -185,7 +198,7 @@ class SANAttention(keras.layers.Layer):
             "name": "smoothing",
         }
         kernel = {
-            "initializer": _fresh(self.kernel_initializer),
+            "initializer": self._first(self.kernel_initializer),
             "regularizer": self.kernel_regularizer,
             "constraint": self.kernel_constraint,
         }
@@ -198,6 +211,10 @@ class SANAttention(keras.layers.Layer):
         return cls(
             channels, groups=groups, **{f"kernel_{k}": v for k, v in kernel.items()}, **common
         )
+
+    def _first(self, initializer):
+        initializer = _fresh(initializer)
+        return initializer if self._gated else self._last(initializer)
 
     @property
     def _channel_axis(self):
@@ -237,7 +254,7 @@ class SANAttention(keras.layers.Layer):
                 f"Received: shapes {shape} and {previous}"
             )
         for i in spatial_axes(len(shape), self.data_format):
-            if _alignment(shape[i], previous[i]) is None:
+            if alignment(shape[i], previous[i]) is None:
                 raise ValueError(
                     "`y_prev` cannot be aligned with `y`: along every axis it must be as long, "
                     "longer by a whole factor, or longer by an even number smaller than `y`'s "
@@ -250,7 +267,10 @@ class SANAttention(keras.layers.Layer):
         difference = self._difference(inputs, valid_previous)
         smoothed = self._smooth(self._weigh(difference, valid), valid)
         scores = ops.sigmoid(self.activation(smoothed))
-        output = inputs[0] * scores
+        if self.starts_as_identity and not self._gated:
+            output = inputs[0] * (2.0 * scores)
+        else:
+            output = self._through_gate(inputs[0], inputs[0] * scores)
         return (output, scores) if return_attention_scores else output
 
     def stages(self, inputs, mask=None):
@@ -291,7 +311,7 @@ class SANAttention(keras.layers.Layer):
         axes = spatial_axes(len(y.shape), self.data_format)
         if self.align_channels:
             previous = ops.mean(previous, axis=self._channel_axis, keepdims=True)
-        difference = y - _align(previous, y, axes, valid_previous)
+        difference = y - align(previous, y, axes, valid_previous)
         return ops.abs(difference) if self.absolute else difference
 
     def _weigh(self, difference, valid):
@@ -364,54 +384,3 @@ def _fresh(initializer):
     if isinstance(initializer, keras.initializers.Initializer):
         return initializer.clone()
     return initializer
-
-
-def _alignment(extent, previous):
-    """Return (crop on each side, pooling factor) that takes `previous` to `extent`, or None."""
-    if extent is None or previous is None or extent == previous:
-        return 0, 1
-    if extent and previous % extent == 0 and previous:
-        return 0, previous // extent
-    excess = previous - extent
-    if 0 < excess < extent and excess % 2 == 0:
-        return excess // 2, 1
-    return None
-
-
-def _align(x, y, axes, valid):
-    """Crop or average `x` to the extents of `y` along `axes`.
-
-    Where `valid` is given, averages are taken over the steps that it marks.
-    """
-    extents = ops.shape(y)
-    if valid is None or all(x.shape[axis] == y.shape[axis] for axis in axes):
-        for axis in axes:
-            x = _fit(x, extents[axis], axis)
-        return x
-    total, count = ops.where(valid, x, ops.zeros_like(x)), ops.cast(valid, x.dtype)
-    for axis in axes:
-        total = _fit(total, extents[axis], axis)
-        if count.shape[axis] != 1:
-            count = _fit(count, extents[axis], axis)
-    # Both are averages; without a valid step the total is 0 as well.
-    return total / ops.where(count > 0, count, ops.ones_like(count))
-
-
-def _fit(x, extent, axis):
-    """Crop or average `x` to `extent` along one axis (see `_alignment`)."""
-    available = ops.shape(x)[axis]
-    if isinstance(extent, int) and isinstance(available, int):
-        crop, factor = _alignment(extent, available)
-        if (crop, factor) == (0, 1):
-            return x
-    else:
-        # Only TensorFlow has extents that are known so late. One that does not fit makes the
-        # reshape fail.
-        factor = available // ops.maximum(extent, 1)
-        excess = available - factor * extent
-        crop = ops.where(ops.equal(factor, 1), excess // 2, 0)
-    view = [slice(None)] * len(x.shape)
-    view[axis] = slice(crop, available - crop)
-    shape = list(ops.shape(x))
-    shape[axis : axis + 1] = [extent, factor]
-    return ops.mean(ops.reshape(x[tuple(view)], shape), axis=axis + 1)

@@ -6,12 +6,13 @@ from keras import initializers, ops
 from keras_saliency import validation
 from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.attention.saliency_series import SaliencySeries
+from keras_saliency.layers.attention.start import StartingLayer
 
 _RECURRENT = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
-class SDMACrossAttention(keras.layers.Layer):
+class SDMACrossAttention(StartingLayer):
     """Reads a time series and its saliency, each of which tells the other where to look.
 
     Two recurrent branches with weights of their own, each gated by the sigmoid of the other
@@ -43,6 +44,9 @@ class SDMACrossAttention(keras.layers.Layer):
         dropout: Share of the inputs of each branch that is dropped in training.
         recurrent_dropout: Share of the state that is dropped in training.
         seed: Seed of the dropout.
+        start: `"paper"`, or `"identity"`: a new layer returns the series, which has `units`
+            variates then; see `add_attention`.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: The series (batch, time, variates), whose saliency is then computed inside, or
@@ -138,9 +142,17 @@ class SDMACrossAttention(keras.layers.Layer):
         self.recurrent_dropout = validation.share("recurrent_dropout", recurrent_dropout)
         self.seed = validation.seed(seed)
         self.supports_masking = True
+        if self.starts_as_identity and (self.return_branches or not self.return_sequences):
+            raise ValueError(
+                "`start='identity'` needs `return_sequences=True` and `return_branches=False`: the "
+                "output must have the shape of the series. Received: "
+                f"return_sequences={return_sequences}, return_branches={return_branches}"
+            )
 
     def build(self, input_shape):
         series, saliency = _pair_of_shapes(input_shape)
+        self._check_gate(self.units, series[-1], "units")
+        self._add_gate()
         self.saliency.build(series)
         self.series_branch = self._branch("series", 0)
         self.saliency_branch = self._branch("saliency", 1)
@@ -189,6 +201,7 @@ class SDMACrossAttention(keras.layers.Layer):
         else:
             attended_saliency = of_saliency
             output, scores = attended_series, on_series
+        output = self._through_gate(series, output)
         if self.return_branches:
             result = (output, attended_series, attended_saliency)
             return (*result, scores) if return_attention_scores else result

@@ -231,6 +231,7 @@ class XM2AHeads(ConvolutionHeads):
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
             kernel_constraint, bias_constraint: For the convolutions and the output projection.
         activity_regularizer: Regularizer of the output.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -361,6 +362,7 @@ class XM2AHeads(ConvolutionHeads):
         masks = self._talk(queries, keys, wide, valid, count)
         weighted = self.dropout_layer(masks, training=training) * values
         output = self._project(self._normalize(weighted, count, mask, training))
+        output = self._through_gate(inputs, output)
         if not return_attention_scores:
             return output
         scores = ops.transpose(masks / count[..., None], (0, 2, 1, 3))

@@ -41,6 +41,7 @@ class BAM(FeatureAttention):
         data_format: `"channels_last"` or `"channels_first"`. Default: Keras's own setting.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
             kernel_constraint, bias_constraint: As in `keras.layers.Conv2D`, for all layers.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -99,7 +100,13 @@ class BAM(FeatureAttention):
 
     def _norm(self, name, shape):
         layer = BatchNormalization(
-            momentum=self.momentum, epsilon=self.epsilon, name=name, dtype=self.dtype_policy
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            # To start as the identity the scale is zero, and not the kernel before it: a batch of
+            # equal values has no spread, and its gradient would be 1 / sqrt(epsilon) too large.
+            gamma_initializer=self._last("ones"),
+            name=name,
+            dtype=self.dtype_policy,
         )
         layer.build(shape)
         return layer
@@ -118,6 +125,8 @@ class BAM(FeatureAttention):
         return ops.sigmoid(channel + position)
 
     def _weigh(self, inputs, scores):
+        if self._divides:
+            return inputs * ((1.0 + scores) / 1.5)
         return inputs + inputs * scores
 
     def get_config(self):

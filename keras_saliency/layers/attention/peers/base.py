@@ -5,15 +5,19 @@ from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.masks import check_mask
+from keras_saliency.layers.attention.start import StartingLayer
 
 CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
 
 
-class FeatureAttention(keras.layers.Layer):
+class FeatureAttention(StartingLayer):
     """Base of layers that multiply one feature map by a mask computed from it.
 
     A subclass builds its weights in `_build_gate` and returns, from `_gate`, a mask that
     broadcasts against features in `channels_last` layout. The base does the rest.
+
+    To start as the identity, the last layer before each sigmoid is made with `last=True`, and
+    `_neutral` is the value of the mask then; a layer without such a kernel sets `_gated`.
 
     Args:
         ratio: Positive integer. The hidden width is the number of channels divided by it (at
@@ -24,8 +28,12 @@ class FeatureAttention(keras.layers.Layer):
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
             kernel_constraint, bias_constraint: As in `keras.layers.Dense`, for every kernel
             and bias.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
     """
+
+    _neutral = 0.5
+    _gated = False
 
     def __init__(
         self,
@@ -65,17 +73,29 @@ class FeatureAttention(keras.layers.Layer):
         raise NotImplementedError(type(self).__name__)
 
     def _weigh(self, inputs, scores):
-        return inputs * scores
+        # The factor first: from left to right, `inputs * scores` may round.
+        return inputs * (scores / self._neutral if self._divides else scores)
+
+    @property
+    def _divides(self):
+        return self.starts_as_identity and not self._gated
 
     def _hidden(self, channels):
         return max(channels // self.ratio, 1)
 
-    def _weight_arguments(self):
-        """Return the arguments of one more kernel and bias, each with its own initializer."""
+    def _weight_arguments(self, last=False):
+        """Return the arguments of one more kernel and bias, each with its own initializer.
+
+        `last` says that a sigmoid follows: such weights are zeros where the layer starts as the
+        identity.
+        """
+        kernel, bias = fresh(self.kernel_initializer), fresh(self.bias_initializer)
+        if last:
+            kernel, bias = self._last(kernel), self._last(bias)
         return {
             "use_bias": self.use_bias,
-            "kernel_initializer": fresh(self.kernel_initializer),
-            "bias_initializer": fresh(self.bias_initializer),
+            "kernel_initializer": kernel,
+            "bias_initializer": bias,
             "kernel_regularizer": self.kernel_regularizer,
             "bias_regularizer": self.bias_regularizer,
             "kernel_constraint": self.kernel_constraint,
@@ -83,13 +103,15 @@ class FeatureAttention(keras.layers.Layer):
             "dtype": self.dtype_policy,
         }
 
-    def _dense(self, name, inputs, units, activation=None):
+    def _dense(self, name, inputs, units, activation=None, last=False):
         """Return a built dense layer: on the channel axis, a convolution of window 1."""
-        layer = keras.layers.Dense(units, activation, name=name, **self._weight_arguments())
+        layer = keras.layers.Dense(units, activation, name=name, **self._weight_arguments(last))
         layer.build((None, inputs))
         return layer
 
-    def _conv(self, name, shape, filters, kernel_size, dilation_rate=1, activation=None):
+    def _conv(
+        self, name, shape, filters, kernel_size, dilation_rate=1, activation=None, last=False
+    ):
         """Return a built `same` convolution on features of `shape` (`channels_last`)."""
         layer = CONVOLUTIONS[len(shape)](
             filters,
@@ -99,7 +121,7 @@ class FeatureAttention(keras.layers.Layer):
             dilation_rate=dilation_rate,
             activation=activation,
             name=name,
-            **self._weight_arguments(),
+            **self._weight_arguments(last),
         )
         layer.build(shape)
         return layer
@@ -125,6 +147,8 @@ class FeatureAttention(keras.layers.Layer):
                 f"Received: input_shape={tuple(input_shape)}, data_format={self.data_format!r}"
             )
         self._build_gate(shape)
+        if self._gated:
+            self._add_gate()
 
     def call(self, inputs, mask=None, training=None, return_attention_scores=False):
         x = inputs
@@ -138,7 +162,7 @@ class FeatureAttention(keras.layers.Layer):
         scores = self._gate(x, exists, training)
         if first:
             scores = ops.moveaxis(scores, -1, 1)
-        outputs = self._weigh(inputs, scores)
+        outputs = self._through_gate(inputs, self._weigh(inputs, scores))
         if return_attention_scores:
             return outputs, ops.broadcast_to(scores, ops.shape(inputs))
         return outputs

@@ -36,6 +36,7 @@ class CBAM(FeatureAttention):
         data_format: `"channels_last"` or `"channels_first"`. Default: Keras's own setting.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
             kernel_constraint, bias_constraint: As in `keras.layers.Conv2D`, for all layers.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -59,6 +60,8 @@ class CBAM(FeatureAttention):
     ```
     """
 
+    _neutral = 0.25
+
     def __init__(self, ratio=16, kernel_size=7, activation="relu", **kwargs):
         super().__init__(ratio, activation, **kwargs)
         self.kernel_size = positive_integers(kernel_size, "kernel_size")
@@ -66,8 +69,8 @@ class CBAM(FeatureAttention):
     def _build_gate(self, shape):
         hidden = self._hidden(shape[-1])
         self.squeeze = self._dense("squeeze", shape[-1], hidden, self.activation)
-        self.excite = self._dense("excite", hidden, shape[-1])
-        self.spatial = self._conv("spatial", (*shape[:-1], 2), 1, self.kernel_size)
+        self.excite = self._dense("excite", hidden, shape[-1], last=True)
+        self.spatial = self._conv("spatial", (*shape[:-1], 2), 1, self.kernel_size, last=True)
 
     def _shared(self, pooled):
         return self.excite(self.squeeze(pooled))

@@ -65,6 +65,7 @@ class DSTP(SequenceAttention):
         recurrent_initializer: Of the LSTMs' recurrent kernels.
         use_bias, data_format, kernel_initializer, bias_initializer, kernel_regularizer,
             bias_regularizer, kernel_constraint, bias_constraint: As in `SqueezeExcite`.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:

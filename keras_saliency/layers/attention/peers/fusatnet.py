@@ -34,6 +34,7 @@ class FusAtNet(FeatureAttention):
         activation: Activation of the convolutions.
         use_bias, data_format, kernel_initializer, bias_initializer, kernel_regularizer,
             bias_regularizer, kernel_constraint, bias_constraint: As in `SqueezeExcite`.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -57,6 +58,8 @@ class FusAtNet(FeatureAttention):
     ```
     """
 
+    _gated = True
+
     def __init__(self, ratio=1, kernel_size=3, activation="relu", **kwargs):
         super().__init__(ratio, activation, **kwargs)
         self.kernel_size = positive_integers(kernel_size, "kernel_size")
@@ -78,6 +81,7 @@ class FusAtNet(FeatureAttention):
         self.other_mask = self._stack("other_mask", others, channels, "sigmoid")
         self.fusion = self._stack("fusion", fused, channels, self.activation)
         self.fusion_mask = self._stack("fusion_mask", fused, channels, "sigmoid")
+        self._add_gate()
 
     def _stack(self, name, inputs, outputs, activation):
         hidden = self._hidden(outputs)
@@ -90,6 +94,7 @@ class FusAtNet(FeatureAttention):
 
     def call(self, inputs, mask=None, training=None, return_attention_scores=False):
         pair = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs, inputs]
+        given = pair[0]
         masks = mask if isinstance(mask, (list, tuple)) else [mask]
         exists = None
         for m in masks:
@@ -114,6 +119,7 @@ class FusAtNet(FeatureAttention):
         outputs = run(self.fusion, fused) * scores
         if self.data_format == "channels_first":
             outputs, scores = (ops.swapaxes(t, 1, 2) for t in (outputs, scores))
+        outputs = self._through_gate(given, outputs)
         return (outputs, scores) if return_attention_scores else outputs
 
     def compute_mask(self, inputs, mask=None):

@@ -33,6 +33,7 @@ class MSMSA(ConvolutionHeads):
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
             kernel_constraint, bias_constraint: For the convolutions and the output projection.
         activity_regularizer: Regularizer of the output.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -78,10 +79,11 @@ class MSMSA(ConvolutionHeads):
             parts.append(self._split(self._add_bias(part, self.biases[role])))
         dropout = self.dropout_layer if self.dropout and training else None
         result = attend(*parts, mask, None, dropout and self._dropped, return_attention_scores)
+        result, scores = result if return_attention_scores else (result, None)
+        output = self._through_gate(inputs, self._project(self._join(result)))
         if return_attention_scores:
-            result, scores = result
-            return self._project(self._join(result)), ops.cast(scores, self.compute_dtype)
-        return self._project(self._join(result))
+            return output, ops.cast(scores, self.compute_dtype)
+        return output
 
     def _dropped(self, weights):
         return self.dropout_layer(weights, training=True)

@@ -6,10 +6,11 @@ from keras import ops
 from keras_saliency import validation
 from keras_saliency.layers.attention.convolution_heads import check_series, check_series_mask
 from keras_saliency.layers.attention.peers.dot_product import attend
+from keras_saliency.layers.attention.start import StartingLayer
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
-class ParameterFreeAttention(keras.layers.Layer):
+class ParameterFreeAttention(StartingLayer):
     """Parameter-free self-attention: each step is a mean of all, weighted by dot products.
 
         output_t = sum over s of softmax over s of (x_t . x_s) x_s
@@ -21,6 +22,7 @@ class ParameterFreeAttention(keras.layers.Layer):
     Args:
         scale: Whether the dot products are divided by the square root of the variates, as later
             work does.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -50,6 +52,7 @@ class ParameterFreeAttention(keras.layers.Layer):
 
     def build(self, input_shape):
         check_series(self, input_shape)
+        self._add_gate()
 
     def call(self, inputs, mask=None, return_attention_scores=False):
         check_series(self, inputs.shape)
@@ -60,9 +63,11 @@ class ParameterFreeAttention(keras.layers.Layer):
             x = ops.where(keep, x, ops.zeros_like(x))
         x = x[:, :, None]
         result = attend(x, x, x, mask, None if self.scale else 1.0, None, return_attention_scores)
+        result, scores = result if return_attention_scores else (result, None)
+        output = self._through_gate(inputs, result[:, :, 0])
         if return_attention_scores:
-            return result[0][:, :, 0], ops.cast(result[1][:, 0], self.compute_dtype)
-        return result[:, :, 0]
+            return output, ops.cast(scores[:, 0], self.compute_dtype)
+        return output
 
     def compute_output_shape(self, input_shape):
         check_series(self, input_shape)

@@ -55,6 +55,7 @@ class RecurrentAttention(FeatureAttention):
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
             kernel_constraint, bias_constraint: Of the other weights, as in
             `keras.layers.Dense`.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -108,7 +109,7 @@ class RecurrentAttention(FeatureAttention):
         cell = _Glimpses(
             units,
             self.activation,
-            look=keras.layers.Dense(shape[-1], name="look", **self._weight_arguments()),
+            look=keras.layers.Dense(shape[-1], name="look", **self._weight_arguments(last=True)),
             glance=keras.layers.Dense(units, name="glance", **self._weight_arguments()),
             remember=keras.layers.Dense(
                 units,

@@ -7,6 +7,8 @@ from keras_saliency import validation
 from keras_saliency.layers.attention.peers.base import FeatureAttention, over_space, spatial_mean
 
 AGGREGATIONS = ("add", "max", "multiply")
+# The mask where both weights are 1/2.
+_NEUTRAL = {"add": 1.0, "max": 0.5, "multiply": 0.25}
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -33,6 +35,7 @@ class ConcurrentSpatialChannelSE(FeatureAttention):
         data_format: `"channels_last"` or `"channels_first"`. Default: Keras's own setting.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
             kernel_constraint, bias_constraint: As in `keras.layers.Dense`, for all layers.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -60,11 +63,15 @@ class ConcurrentSpatialChannelSE(FeatureAttention):
         super().__init__(ratio, activation, **kwargs)
         self.aggregation = validation.choice("aggregation", aggregation, AGGREGATIONS)
 
+    @property
+    def _neutral(self):
+        return _NEUTRAL[self.aggregation]
+
     def _build_gate(self, shape):
         hidden = self._hidden(shape[-1])
         self.squeeze = self._dense("squeeze", shape[-1], hidden, self.activation)
-        self.excite = self._dense("excite", hidden, shape[-1])
-        self.spatial = self._dense("spatial", shape[-1], 1)
+        self.excite = self._dense("excite", hidden, shape[-1], last=True)
+        self.spatial = self._dense("spatial", shape[-1], 1, last=True)
 
     def _gate(self, x, mask, training):
         channel = over_space(ops.sigmoid(self.excite(self.squeeze(spatial_mean(x, mask)))), x)

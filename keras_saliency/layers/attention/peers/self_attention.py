@@ -21,6 +21,8 @@ def attend(energies, values, exists):
 class SequenceAttention(FeatureAttention):
     """Base of peers that mix the steps of a sequence, (batch, steps, channels)."""
 
+    _gated = True
+
     def build(self, input_shape):
         if len(input_shape) != 3:
             raise ValueError(
@@ -37,6 +39,7 @@ class SequenceAttention(FeatureAttention):
         outputs, scores = self._attend(keep(x, exists), exists)
         if first:
             outputs = ops.swapaxes(outputs, 1, 2)
+        outputs = self._through_gate(inputs, outputs)
         return (outputs, scores) if return_attention_scores else outputs
 
     def compute_output_spec(self, inputs, mask=None, training=None, return_attention_scores=False):
@@ -69,6 +72,7 @@ class SelfAttention(SequenceAttention):
         gate_activation: Activation of the energies; `"linear"` is plain additive attention.
         use_bias, data_format, kernel_initializer, bias_initializer, kernel_regularizer,
             bias_regularizer, kernel_constraint, bias_constraint: As in `SqueezeExcite`.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:

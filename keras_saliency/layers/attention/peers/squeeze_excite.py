@@ -27,6 +27,7 @@ class SqueezeExcite(FeatureAttention):
         data_format: `"channels_last"` or `"channels_first"`. Default: Keras's own setting.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
             kernel_constraint, bias_constraint: As in `keras.layers.Dense`, for both layers.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -57,7 +58,7 @@ class SqueezeExcite(FeatureAttention):
     def _build_gate(self, shape):
         hidden = self._hidden(shape[-1])
         self.squeeze = self._dense("squeeze", shape[-1], hidden, self.activation)
-        self.excite = self._dense("excite", hidden, shape[-1])
+        self.excite = self._dense("excite", hidden, shape[-1], last=True)
 
     def _gate(self, x, mask, training):
         return over_space(ops.sigmoid(self.excite(self.squeeze(spatial_mean(x, mask)))), x)

@@ -9,10 +9,11 @@ from keras_saliency.layers.attention.convolution_heads import (
     check_series_mask,
     clone_initializer,
 )
+from keras_saliency.layers.attention.start import StartingLayer
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(StartingLayer):
     """Encoder block of the Transformer: `keras.layers.MultiHeadAttention` and a feed-forward part.
 
         y = norm(x + attention(x)),  output = norm(y + W2 activation(W1 y))
@@ -30,6 +31,7 @@ class TransformerBlock(keras.layers.Layer):
         epsilon: Float, added to the variance in the layer normalisations.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
             kernel_constraint, bias_constraint: For the attention and the feed-forward part.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -129,6 +131,7 @@ class TransformerBlock(keras.layers.Layer):
         ]
         for layer in (*self.norms, *self.dropouts):
             layer.build(shape)
+        self._add_gate()
 
     def call(self, inputs, mask=None, training=None, return_attention_scores=False):
         check_series(self, inputs.shape)
@@ -148,6 +151,7 @@ class TransformerBlock(keras.layers.Layer):
         y = self.norms[0](x + self.dropouts[0](attended, training=training))
         forward = self.contract(self.expand(y))
         y = self.norms[1](y + self.dropouts[1](forward, training=training))
+        y = self._through_gate(inputs, y)
         return (y, scores) if return_attention_scores else y
 
     def compute_output_shape(self, input_shape):
