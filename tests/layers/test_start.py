@@ -20,10 +20,14 @@ WEIGHING = [
     ("cbam", {"ratio": 2, "kernel_size": 3}, IMAGE, ["excite/kernel", "spatial/kernel"]),
     ("bam", {"ratio": 2}, IMAGE, ["channel_norm/gamma", "spatial_norm/gamma"]),
     ("ran", {}, SERIES, ["look/kernel"]),
+    ("eca", {}, IMAGE, ["conv/kernel"]),
+    ("coordinate", {}, IMAGE, ["excite_0/kernel", "excite_1/kernel"]),
+    ("coordinate", {}, SERIES, ["excite_0/kernel"]),
 ]
 MIXED = [
     ("san", {"smoothing": None}, IMAGE),
     ("san", {"activation": "relu"}, IMAGE),
+    ("simam", {}, IMAGE),
     ("self", {}, SERIES),
     ("dstp", {}, SERIES),
     ("fusatnet", {}, SERIES),
@@ -88,13 +92,17 @@ def test_the_last_kernel_has_a_gradient_and_no_weight_is_added(name, kwargs, sha
     assert [v.shape for v in layer.weights] == [v.shape for v in paper.weights]
     weights = np.random.default_rng(1).normal(size=shape).astype("float32")
     arrays = [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(inputs)]
-    _, gradients = compat.gradients(layer, arrays, lambda y: keras.ops.sum(y * keras.ops.convert_to_tensor(weights)))
+    _, gradients = compat.gradients(
+        layer, arrays, lambda y: keras.ops.sum(y * keras.ops.convert_to_tensor(weights))
+    )
     found = {
         v.path: np.abs(g).max() for v, g in zip(layer.trainable_variables, gradients, strict=True)
     }
-    for end in last:
-        (size,) = [g for path, g in found.items() if path.endswith(end)]
-        assert 1e-6 < size < 1e4, (end, found)
+    sizes = [g for end in last for path, g in found.items() if path.endswith(end)]
+    assert len(sizes) == len(last) and max(sizes) < 1e4
+    # Of two masks that are equal, TensorFlow's maximum lets the gradient through to one.
+    tied = kwargs.get("aggregation") == "max"
+    assert (max if tied else min)(sizes) > 1e-6, found
 
 
 @pytest.mark.parametrize(("name", "kwargs", "shape"), MIXED)
@@ -106,7 +114,9 @@ def test_a_gate_that_starts_at_zero_has_a_gradient(name, kwargs, shape):
     assert gate.dtype == "float32" and gate.shape == () and gate.trainable
     weights = np.random.default_rng(1).normal(size=shape).astype("float32")
     arrays = [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(inputs)]
-    _, gradients = compat.gradients(layer, arrays, lambda y: keras.ops.sum(y * keras.ops.convert_to_tensor(weights)))
+    _, gradients = compat.gradients(
+        layer, arrays, lambda y: keras.ops.sum(y * keras.ops.convert_to_tensor(weights))
+    )
     found = dict(zip([v.path for v in layer.trainable_variables], gradients, strict=True))
     assert np.abs(found[gate.path]) > 1e-6
     # Opened, the layer is the paper's.

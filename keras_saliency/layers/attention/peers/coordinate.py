@@ -28,6 +28,7 @@ class CoordinateAttention(FeatureAttention):
         momentum, epsilon: Of the batch normalization, as in Keras.
         use_bias, data_format, kernel_initializer, bias_initializer, kernel_regularizer,
             bias_regularizer, kernel_constraint, bias_constraint: See `SqueezeExcite`.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -68,7 +69,9 @@ class CoordinateAttention(FeatureAttention):
             momentum=self.momentum, epsilon=self.epsilon, name="norm", dtype=self.dtype_policy
         )
         self.norm.build((None, None, hidden))
-        self.excite = [self._dense(f"excite_{i}", hidden, channels) for i in range(len(shape) - 2)]
+        axes = range(len(shape) - 2)
+        self.excite = [self._dense(f"excite_{i}", hidden, channels, last=True) for i in axes]
+        self._neutral = 0.5 ** len(axes)
 
     def _gate(self, x, mask, training):
         axes = spatial_axes(x)

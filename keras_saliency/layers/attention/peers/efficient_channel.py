@@ -29,6 +29,7 @@ class EfficientChannelAttention(FeatureAttention):
         data_format: `"channels_last"` or `"channels_first"`. Default: Keras's own setting.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
             kernel_constraint, bias_constraint: As in `keras.layers.Dense`.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -61,7 +62,7 @@ class EfficientChannelAttention(FeatureAttention):
 
     def _build_gate(self, shape):
         size = self.kernel_size or _kernel_size(shape[-1])
-        self.conv = self._conv("conv", (None, shape[-1], 1), 1, size)
+        self.conv = self._conv("conv", (None, shape[-1], 1), 1, size, last=True)
 
     def _gate(self, x, mask, training):
         channel = self.conv(spatial_mean(x, mask)[..., None])[..., 0]

@@ -23,6 +23,7 @@ class SimAM(FeatureAttention):
     Args:
         epsilon: Positive number, the paper's lambda.
         data_format: `"channels_last"` or `"channels_first"`. Default: Keras's own setting.
+        start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -47,8 +48,11 @@ class SimAM(FeatureAttention):
     ```
     """
 
+    _gated = True
+
     def __init__(self, epsilon=1e-4, data_format=None, **kwargs):
-        unknown = set(kwargs) - {"name", "dtype", "trainable", "activity_regularizer", "autocast"}
+        known = {"name", "dtype", "trainable", "activity_regularizer", "autocast", "start"}
+        unknown = set(kwargs) - known
         if unknown:
             raise TypeError(f"SimAM has no weights and no argument {sorted(unknown)}.")
         super().__init__(1, None, data_format=data_format, **kwargs)
@@ -72,4 +76,5 @@ class SimAM(FeatureAttention):
 
     def get_config(self):
         config = keras.layers.Layer.get_config(self)
-        return {**config, "epsilon": self.epsilon, "data_format": self.data_format}
+        own = {"epsilon": self.epsilon, "data_format": self.data_format, "start": self.start}
+        return {**config, **own}
