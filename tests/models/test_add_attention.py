@@ -493,11 +493,11 @@ def test_a_started_copy_learns_and_its_file_keeps_the_start(tmp_path):
     keras.utils.set_random_seed(0)
     model = cnn()
     x, y = example(model), np.eye(7, dtype="float32")[:2]
-    copy = add_attention(model, "cbam", "full")
+    copy = add_attention(model, "se", "full", ratio=2)
     copy.compile(keras.optimizers.SGD(0.01), "categorical_crossentropy")
     copy.fit(x, y, epochs=2, verbose=0)
     attention = copy.get_layer("a_attention")
-    assert np.abs(ops.convert_to_numpy(attention.spatial.kernel)).max() > 0
+    assert np.abs(ops.convert_to_numpy(attention.excite.kernel)).max() > 0
     copy.save(tmp_path / "copy.keras")
     loaded = keras.saving.load_model(tmp_path / "copy.keras")
     assert loaded.get_layer("a_attention").start == "identity"
