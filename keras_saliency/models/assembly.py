@@ -34,7 +34,7 @@ def extents(x):
 
 def scaled(filters, width_multiplier):
     """Return a number of filters times the width multiplier, at least 1."""
-    width_multiplier = validation.number("width_multiplier", width_multiplier, 0, above=True)
+    width_multiplier = validation.number("width_multiplier", width_multiplier, 0, 100, above=True)
     return max(1, round(filters * width_multiplier))
 
 
