@@ -27,7 +27,7 @@ class MeasuredKernel:
     Attributes:
         key, layer, owner, shape, size, input_axes, output_axes: As those of
             `sparsity.maskable_kernels`.
-        values: float64 array, the kernel in use (a LoRA update included).
+        values: float64 array, the kernel in use: a LoRA update included, zeros where it is masked.
         mask: Boolean array of what is not masked, or `None`.
         view: How the kernel multiplies its input, or `None`.
         outputs_count: Integer, the number of output channels.
@@ -53,7 +53,8 @@ class MeasuredKernel:
 
     @property
     def values(self):
-        return np.array(self.stored, "float64")
+        values = np.array(self.stored, "float64")
+        return values if self.mask is None else values * self.mask
 
     @cached_property
     def view(self):

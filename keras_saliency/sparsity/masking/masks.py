@@ -204,7 +204,10 @@ class MaskMaker:
             counts = per_layer(self.kernels, targets)
         elif scope != "global":
             counts = self.counts(now)
-        pairs = self._scored(step, values or (lambda kernel: None), scores, sum(counts.values()))
+        count = sum(counts.values())
+        if scope == "global":
+            count = total_count(self.kernels, now)
+        pairs = self._scored(step, values or (lambda kernel: None), scores, count)
         if granularity == "head":
             return self._heads(list(pairs), targets, forced)
         if scope == "global":
@@ -253,8 +256,6 @@ class MaskMaker:
             )
             for index, kernel in enumerate(self.kernels)
         ]
-        if self.options.scope == "global":
-            count = total_count(self.kernels, self._share)
         criterion.prepare(measured, count)
         channels = self.options.granularity == "channel"
         for kernel, measure in zip(self.kernels, measured, strict=True):

@@ -50,6 +50,11 @@ class MaskingOptions:
                 "`scope='global'` ranks all edges at once, so `order` must be 'forward'. "
                 f"Received: order={self.order!r}"
             )
+        if self.granularity == "head" and self.order != "forward":
+            raise ValueError(
+                "`granularity='head'` ranks the heads of a layer together, so `order` must be "
+                f"'forward'. Received: order={self.order!r}"
+            )
         if self.scope in ("lamp", "erk") and self.granularity != "edge":
             raise ValueError(
                 f"`scope={self.scope!r}` counts edges, so it cannot be combined with "

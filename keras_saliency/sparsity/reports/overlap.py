@@ -69,12 +69,11 @@ def filter_overlap(model, layers=None, exclude=None):
         mask = None
         if isinstance(kernel.owner, MaskedKernels):
             mask = next((m for v, m in kernel.owner.kernel_masks() if v is kernel.variable), None)
-        measured = MeasuredKernel(kernel, measurements)
+            mask = None if mask is None else keras.ops.convert_to_numpy(mask)
+        measured = MeasuredKernel(kernel, measurements, mask=mask)
         values = measured.values
         if not np.isfinite(values).all():
             raise ValueError(f"The weights of {kernel.key!r} are not finite.")
-        if mask is not None:
-            values = np.where(keras.ops.convert_to_numpy(mask), values, 0)
         found = overlap(measured.by_channel(values).T)
         columns = {"layer": kernel.key, "filter": np.arange(len(found)), "overlap": found}
         frames.append(pd.DataFrame(columns))

@@ -227,7 +227,7 @@ def _channel_scores(model, data, criterion, seed, loss, batch_size):
     found = {}
     for m in measured:
         channels = criterion.channel_scores(m)
-        channels -= min(channels.min(), 0)
+        channels = channels - min(channels.min(), 0)  # a copy: the array may be the user's
         spread = channels / (m.size // channels.size)
         rest = [axis for axis in range(len(m.shape)) if axis not in m.output_axes]
         order = [*rest, *m.output_axes]
