@@ -3,6 +3,8 @@
 import keras
 
 from keras_saliency import validation
+from keras_saliency.layers.attention.factory import attention_factory
+from keras_saliency.layers.attention.start import StartingLayer
 from keras_saliency.models.attach import add_attention
 
 TOP = {
@@ -71,4 +73,9 @@ def finished(inputs, outputs, name, attention, placement, attention_kwargs):
                 f"`attention_kwargs` need an `attention`. Received: {attention_kwargs}"
             )
         return model
+    factory = attention_factory(attention) if isinstance(attention, str) else attention
+    made = getattr(factory, "func", factory)
+    bound = getattr(factory, "keywords", {})
+    if isinstance(made, type) and issubclass(made, StartingLayer) and "start" not in bound:
+        kwargs.setdefault("start", "paper")  # nothing is trained yet that it could harm
     return add_attention(model, attention, placement, **kwargs)

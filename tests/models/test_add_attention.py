@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_saliency import CBAM, SANAttention, SqueezeExcite, add_attention
+from keras_saliency import CBAM, SANAttention, SqueezeExcite, add_attention, models
 from keras_saliency.graph.discovery import is_attention_layer
 
 
@@ -618,3 +618,11 @@ def test_mobilenet_v2_in_both_placements():
     ]
     np.testing.assert_array_equal(outputs(bottleneck, x)[0], before)
     np.testing.assert_array_equal(outputs(model, x)[0], before)
+
+
+def test_a_network_that_is_made_with_attention_starts_as_printed():
+    for attention in ("se", SqueezeExcite):
+        model = models.LeNet5((12, 12, 1), 3, attention=attention)
+        assert model.attention_report.start == "paper"
+    chosen = models.LeNet5((12, 12, 1), 3, attention="se", attention_kwargs={"start": "identity"})
+    assert chosen.attention_report.start == "identity"
