@@ -5,18 +5,20 @@ import numpy as np
 from keras import ops, tree
 
 
-def gradient_function(score, variables):
+def gradient_function(score, variables, state=()):
     """Make a function that differentiates a scalar by variables; nothing of any model changes.
 
     Args:
         score: Function of any nests of arrays that returns a scalar tensor.
         variables: List of `keras.Variable`s to differentiate by.
+        state: List of other variables that `score` reads, for a function that is called again
+            after they have changed: on JAX what is not named here is compiled in as it stands.
 
     Returns:
-        A function of `(*arguments, values=None)`, `values` being arrays to take in place of what
-        the variables hold. It returns the score as a float, and a list of NumPy arrays of the
-        variables' shapes, zeros where the score does not depend on a variable. On JAX it is
-        compiled once for each shape of the arguments.
+        A function of `(*arguments, values=None, state_values=None)`, both being arrays to take in
+        place of what `variables` and `state` hold. It returns the score as a float, and a list of
+        NumPy arrays of the variables' shapes, zeros where the score does not depend on a variable.
+        On JAX it is compiled once for each shape of the arguments.
 
     Example:
 
@@ -34,18 +36,22 @@ def gradient_function(score, variables):
     ```
     """
 
-    def run(tensors, arguments):
-        with keras.StatelessScope(list(zip(variables, tensors, strict=True))):
+    def run(tensors, held, arguments):
+        pairs = [*zip(variables, tensors, strict=True), *zip(state, held, strict=True)]
+        with keras.StatelessScope(pairs):
             return score(*arguments)
 
     backend = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}[keras.backend.backend()]
     derived = backend(run)
 
-    def differentiate(*arguments, values=None):
+    def differentiate(*arguments, values=None, state_values=None):
         if values is None:
             values = [ops.convert_to_numpy(v) for v in variables]
         values = [ops.convert_to_tensor(x, v.dtype) for x, v in zip(values, variables, strict=True)]
-        total, gradients = derived(values, arguments)
+        if state_values is None:
+            state_values = state
+        held = [ops.convert_to_tensor(x, v.dtype) for x, v in zip(state_values, state, strict=True)]
+        total, gradients = derived(values, held, arguments)
         arrays = [
             np.zeros(v.shape, "float32") if g is None else np.asarray(ops.convert_to_numpy(g))
             for g, v in zip(gradients, variables, strict=True)
@@ -64,10 +70,10 @@ def _jax(run):
 def _tensorflow(run):
     import tensorflow as tf
 
-    def derived(values, arguments):
+    def derived(values, held, arguments):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            total = run(values, arguments)
+            total = run(values, held, arguments)
         gradients = tape.gradient(total, values)
         return total, [None if g is None else tf.convert_to_tensor(g) for g in gradients]
 
@@ -77,10 +83,10 @@ def _tensorflow(run):
 def _torch(run):
     import torch
 
-    def derived(values, arguments):
+    def derived(values, held, arguments):
         with torch.inference_mode(False), torch.enable_grad():
             values = [x.detach().clone().requires_grad_() for x in values]
-            total = run(values, arguments)
+            total = run(values, held, arguments)
             if not total.requires_grad:
                 return total, [None] * len(values)
             return total.detach(), torch.autograd.grad(total, values, allow_unused=True)

@@ -46,7 +46,7 @@ def drop_edges(kernel, scores, count, forced, options):
     elif options.criterion.within_outputs and forced is None:
         return _within_outputs(kernel, scores, count)
     elif options.min_edges:
-        allowed = _spared(kernel, scores, count, options.min_edges)
+        allowed = _spared(kernel, scores, count, options.min_edges, forced)
     if forced is not None:
         allowed = ~forced if allowed is None else allowed & ~forced
         count = min(max(count - int(np.count_nonzero(forced)), 0), int(allowed.sum()))
@@ -101,14 +101,17 @@ def _within_outputs(kernel, scores, count):
     return np.ascontiguousarray(back(drop))
 
 
-def _spared(kernel, scores, count, min_edges):
+def _spared(kernel, scores, count, min_edges, forced=None):
     """Flat boolean array: all edges but the `min_edges` best of each output, where the share
     leaves so many."""
     outputs = int(np.prod([kernel.shape[axis] for axis in kernel.output_axes]))
     least = min(min_edges, (kernel.size - count) // max(outputs, 1))
     if not least:
         return None
-    columns, back = _columns(kernel, scores.array())
+    array = scores.array()
+    if forced is not None:  # what goes in any case takes nobody's place
+        array = np.where(forced.reshape(kernel.shape), -np.inf, array)
+    columns, back = _columns(kernel, array)
     best = np.argsort(-columns, axis=0, kind="stable")[:least]
     allowed = np.ones(columns.shape, bool)
     np.put_along_axis(allowed, best, False, axis=0)

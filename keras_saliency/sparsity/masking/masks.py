@@ -171,18 +171,19 @@ class MaskMaker:
 
     # Masks.
 
-    def masks(self, share=None, previous=None, step=0, values=None, scores=None):
+    def masks(self, share=None, previous=None, step=0, values=None, scores=None, regrowth=None):
         """Compute the masks.
 
         Args:
             share: What the schedule gives: a number that replaces every target, or a function
                 that turns a target into the sparsity of the moment. Default: the targets.
             previous: Dict from kernel key to boolean mask: what is masked now. Needed for
-                `regrow=False` on plain models.
+                `regrow=False` on plain models, and for `regrowth`.
             step: Makes the random masks of different steps differ.
             values: Function from a `Kernel` to the weights to score in place of the model's,
                 or `None`.
             scores: Takes the place of `scores`, how output neurons score.
+            regrowth: A `Regrowth` that moves edges, instead of letting masked ones compete.
 
         Returns:
             A dict from kernel key to a boolean array of the kernel's shape, `True` keeps.
@@ -195,7 +196,7 @@ class MaskMaker:
             targets[kernel.key] = check_sparsity(value, "the schedule's sparsity")
         now = next(iter(targets.values()))
         forced = {}
-        if not self.options.regrow:
+        if regrowth is not None or not self.options.regrow:
             forced = {
                 key: ~np.asarray(mask, bool).reshape(-1) for key, mask in (previous or {}).items()
             }
@@ -220,6 +221,8 @@ class MaskMaker:
             drop = drop_edges(
                 kernel, edges, counts[kernel.key], forced.get(kernel.key), self.options
             )
+            if regrowth is not None:
+                drop = regrowth.move(kernel, edges, drop, counts[kernel.key], self.options)
             masks[kernel.key] = np.logical_not(drop, out=drop).reshape(kernel.shape)
             decide(masks[kernel.key])
         return masks

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from keras_saliency import validation
 from keras_saliency.sparsity.criteria import Criterion, ISparse
 from keras_saliency.sparsity.criteria.criterion import criterion_of
+from keras_saliency.sparsity.masking.regrowing import REGROW
 from keras_saliency.sparsity.masking.shares import SCOPES
 from keras_saliency.sparsity.masking.targets import check_granularity
 from keras_saliency.sparsity.significance.walk import ORDERS
@@ -26,7 +27,8 @@ class MaskingOptions:
     layers: object = None
     exclude: object = None
     seed: int | None = 0
-    regrow: bool = True
+    regrow: bool | str = True
+    regrow_share: float = 0.3
     normalization: str = "pass"
     batch_size: int = 32
     power: float = 1.0
@@ -71,11 +73,42 @@ class MaskingOptions:
                 f"`method={label!r}` ranks the edges of each output among themselves, so "
                 "`scope='global'` has nothing to rank. Take scope='layer' or 'lamp'."
             )
+        validation.choice("regrow", self.regrow, REGROW)
+        put("regrow_share", validation.number("regrow_share", self.regrow_share, 0, 1))
+        if self.moves:
+            self._check_moves()
         put("seed", validation.seed(self.seed))
         put("batch_size", validation.integer("batch_size", self.batch_size))
         put("min_edges", validation.integer("min_edges", self.min_edges, 0))
         validation.choice("normalization", self.normalization, ("pass", "scale"))
         put("exclude", () if self._all_in(self.exclude) else self.exclude)
+
+    def _check_moves(self):
+        if self.granularity != "edge":
+            raise ValueError(
+                f"`regrow={self.regrow!r}` moves single edges, so it needs granularity='edge'. "
+                f"Received: granularity={self.granularity!r}; take regrow=True there."
+            )
+        if self.scope == "global":
+            raise ValueError(
+                f"`regrow={self.regrow!r}` keeps the number of edges of each kernel, which "
+                "`scope='global'` leaves open. Take scope='erk' or scope='layer'."
+            )
+        if self.criterion.within_outputs:
+            raise ValueError(
+                f"`method={self.criterion.label!r}` keeps the same number of edges in every "
+                f"output, which `regrow={self.regrow!r}` would undo. Take method='magnitude'."
+            )
+        if self.method == "lottery":
+            raise ValueError(
+                f"`method='lottery'` goes back to its first weights, and `regrow={self.regrow!r}` "
+                "lets edges come back at 0. Take method='magnitude'."
+            )
+
+    @property
+    def moves(self):
+        """Whether edges go and others come at each update: RigL and SET."""
+        return isinstance(self.regrow, str)
 
     @staticmethod
     def _all_in(exclude):

@@ -2,8 +2,11 @@
 
 import warnings
 
+from keras_saliency import validation
 from keras_saliency.sparsity.criteria.criterion import check_data, criterion_of
+from keras_saliency.sparsity.masking.regrowing import REGROW
 from keras_saliency.sparsity.masking.targets import check_granularity, check_sparsity
+from keras_saliency.sparsity.training.gradients import check_labels
 from keras_saliency.sparsity.training.schedules import Schedule
 from keras_saliency.sparsity.training.sparse_training import SparseTraining
 from keras_saliency.sparsity.training.sparsifier import Sparsifier
@@ -43,7 +46,13 @@ class iSparseCallback(SparseTraining):
             of a rising schedule is three quarters of this training, so that the rest trains at
             the target. The first masks stand before the first batch after `begin`; after `end`
             the masks stay.
-        regrow: Whether a masked edge may come back at a later update.
+        regrow: Whether a masked edge may come back at a later update. `"gradient"` is RigL (Evci et
+            al., 2020): masked edges do not compete; a share of the edges that the criterion keeps
+            goes, lowest first, and as many masked ones come, at 0, those with the largest gradient
+            of the loss on `data=(x, y)`. `"random"` is SET (Mocanu et al., 2018): those that come
+            are drawn. Both keep the number of edges of each kernel exact.
+        regrow_share: Float, the share of the kept edges that moves at the first update; it falls
+            along a cosine to 0 at `end`.
         power: Float, the power of a neuron's significance in the scores of its edges. At 90 % the
             paper's 1 starves neurons: without outgoing edges they get no incoming ones.
         min_edges: Integer, how many best edges of each output always stay, where the share leaves
@@ -89,6 +98,7 @@ class iSparseCallback(SparseTraining):
         end=None,
         *,
         regrow=True,
+        regrow_share=0.3,
         power=0.5,
         min_edges=2,
         scores="inffs",
@@ -110,6 +120,9 @@ class iSparseCallback(SparseTraining):
         criterion = criterion_of(method)
         if "x" in criterion.needs and data is None:
             check_data(criterion, None, None)
+        validation.choice("regrow", regrow, REGROW)
+        if regrow == "gradient" and data is None:
+            check_labels(None)
         check_granularity(granularity)
         self.schedule = Schedule(schedule, frequency, begin, end)
         self._arguments = {
@@ -121,6 +134,7 @@ class iSparseCallback(SparseTraining):
             "begin": begin,
             "end": end,
             "regrow": regrow,
+            "regrow_share": validation.number("regrow_share", regrow_share, 0, 1),
             # Without data all outputs count the same: say so here, not at every update.
             "scores": "identity" if data is None and isinstance(scores, str) else scores,
             "scope": self._scope(scope, sparsity, granularity),

@@ -97,6 +97,13 @@ class Schedule:
         )
         return target * rise
 
+    def fall(self, unit, last):
+        """1 at `begin`, along a cosine to 0 at `last`."""
+        if last <= self.begin:
+            return 0.0
+        t = min(max((unit - self.begin) / (last - self.begin), 0.0), 1.0)
+        return 0.5 + math.cos(math.pi * t) / 2
+
     def last_unit(self, epochs, steps):
         """The last unit of a training, or `None` if the number of batches is not known."""
         if self.by_epoch:

@@ -8,12 +8,14 @@ from keras import ops
 
 from keras_saliency.graph import lora
 from keras_saliency.layers.masked.base import MaskedKernels, masked, masked_in_place
-from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking.assigning import assign_all
 from keras_saliency.sparsity.masking.masks import MaskMaker
 from keras_saliency.sparsity.masking.options import MaskingOptions
+from keras_saliency.sparsity.masking.regrowing import Regrowth, random_worth
 from keras_saliency.sparsity.significance.outputs import ConstantOutputs
+from keras_saliency.sparsity.training.gradients import DenseGradients
 from keras_saliency.sparsity.training.schedules import Schedule
+from keras_saliency.sparsity.training.zeros import Kept, kernels_with_zeros
 
 
 class Sparsifier:
@@ -36,8 +38,9 @@ class Sparsifier:
             for which `step` must be told the epoch.
         begin, end: First and last time of that, in units of `frequency`. `"polynomial"` and
             `"cosine"` need `end`.
-        regrow: Whether a masked edge may come back at a later update.
-        power, min_edges: See `keras_saliency.iSparseCallback`.
+        regrow: Whether a masked edge may come back at a later update; `"gradient"` and `"random"`
+            move edges, as in `keras_saliency.iSparseCallback`, and need `end`.
+        regrow_share, power, min_edges: See `keras_saliency.iSparseCallback`.
 
     Attributes:
         batch: How many batches were counted.
@@ -79,6 +82,7 @@ class Sparsifier:
         begin=0,
         end=None,
         regrow=True,
+        regrow_share=0.3,
         power=1.0,
         min_edges=0,
         scores="inffs",
@@ -106,15 +110,32 @@ class Sparsifier:
             exclude=exclude,
             seed=seed,
             regrow=regrow,
+            regrow_share=regrow_share,
             power=power,
             min_edges=min_edges,
             normalization=normalization,
             batch_size=batch_size,
             loss=loss,
         )
-        self.maker = MaskMaker(model, sparsity, data, options, stored=True)
+        # Where edges move, what is masked counts as 0, and comes back at 0.
+        self.maker = MaskMaker(model, sparsity, data, options, stored=not options.moves)
         self._start(model)
         self.last = last
+        if options.moves and self._last is None:
+            raise ValueError(
+                f"`regrow={regrow!r}` moves fewer edges from update to update, none at `end`: pass "
+                "`end`, in units of `frequency`."
+            )
+        if options.regrow == "gradient":
+            self._gradients = DenseGradients(
+                model,
+                self.kernels,
+                [mask for kernel in self.kernels if (mask := self._layer_mask(kernel)) is not None],
+                self.maker.data,
+                loss=options.loss,
+                batch_size=options.batch_size,
+                seed=options.seed,
+            )
         if method == "lottery":
             self._initial = [ops.convert_to_numpy(v).copy() for v in model.trainable_variables]
 
@@ -129,6 +150,12 @@ class Sparsifier:
         self._variables = {}
         self._stored = {}
         self._initial = None
+        self._gradients = None
+
+    @property
+    def _last(self):
+        """The unit of the schedule's end, `None` where it has none."""
+        return self.last if self.schedule.end is None else self.schedule.end
 
     @classmethod
     def from_zeros(cls, model, layers=None, exclude=None):
@@ -163,27 +190,10 @@ class Sparsifier:
         assert (sparse.layers[0].get_weights()[0] == 0).sum() == 16
         ```
         """
-        kernels, empty = [], []
-        for kernel in maskable_kernels(model, layers, exclude):
-            nonzero = int(np.count_nonzero(ops.convert_to_numpy(kernel.variable)))
-            if nonzero == 0 and layers is None:
-                empty.append(kernel.key)
-            elif nonzero < kernel.size or isinstance(kernel.owner, MaskedKernels):
-                kernels.append(kernel)
-        if empty:
-            warnings.warn(
-                f"The kernels {empty} hold zeros alone, as layers do that start at zero: they are "
-                "left to train. Name them in `layers` to keep them at zero.",
-                stacklevel=2,
-            )
-        if not kernels:
-            raise ValueError(
-                f"No kernel of '{model.name}' that may be masked has a zero to keep. Prune it "
-                "first, say with `keras_saliency.sparsify`."
-            )
+        kernels = kernels_with_zeros(model, layers, exclude)
         sparsifier = cls.__new__(cls)
         sparsifier._start(model)
-        sparsifier.maker = _Kept(kernels)
+        sparsifier.maker = Kept(kernels)
         sparsifier.schedule = Schedule("constant", "batch")
         sparsifier.keeps = True
         sparsifier.adopt_zeros()
@@ -257,7 +267,13 @@ class Sparsifier:
             if now <= self._share:  # the winning ticket is being trained
                 return False
             self._share = now
-        arguments = {"previous": self.masks, "step": batch, "values": self._values}
+        regrowth = self._regrowth(unit, batch)
+        arguments = {
+            "previous": self.masks,
+            "step": batch,
+            "values": self._values,
+            "regrowth": regrowth,
+        }
         try:
             masks = self.maker.masks(share, **arguments)
         except ConstantOutputs as error:
@@ -269,8 +285,18 @@ class Sparsifier:
                 stacklevel=2,
             )
             masks = self.maker.masks(share, scores="identity", **arguments)
-        self._set(masks)
+        self._set(masks, {} if regrowth is None else regrowth.came)
         return True
+
+    def _regrowth(self, unit, batch):
+        """What moves in the update at a time, `None` where nothing is to."""
+        options = self.maker.options
+        if not options.moves:
+            return None
+        share = options.regrow_share * self.schedule.fall(unit, self._last)
+        if self._gradients is None:
+            return Regrowth(share, random_worth(options.seed, batch))
+        return Regrowth(share, self._gradients.at(batch, self.masks))
 
     def adopt_zeros(self):
         """Take the zeros in the plain kernels for masked: of a model that was trained before."""
@@ -304,7 +330,8 @@ class Sparsifier:
 
     @property
     def _regrow(self):
-        return self.maker.options.regrow
+        """Whether masked edges compete by the values that they had."""
+        return self.maker.options.regrow is True
 
     # ---- state ----------------------------------------------------------------------------
 
@@ -352,12 +379,21 @@ class Sparsifier:
         values[~ops.convert_to_numpy(self._variables[kernel.key])] = stored
         return values
 
-    def _set(self, masks):
-        """Bring all masks into force. Prepared first, so that nothing fails half-way."""
+    def _set(self, masks, came):
+        """Bring all masks into force. Prepared first, so that nothing fails half-way.
+
+        Args:
+            masks, came: Dicts from kernel key to a boolean array: what stays, and what of it is
+                to be 0.
+        """
         self.make_variables()
         jobs = []
         for kernel in self.kernels:
             mask = masks[kernel.key]
+            fresh = came.get(kernel.key)
+            if fresh is not None and fresh.any():
+                value = np.where(fresh, 0, ops.convert_to_numpy(kernel.variable))
+                jobs.append((kernel.variable, value))
             variable = self._layer_mask(kernel)
             if variable is None:
                 variable = self._variables[kernel.key]
@@ -409,13 +445,3 @@ class Sparsifier:
                 self._stored[kernel.key] = np.array(state[f"stored_{i}"])
         if self._initial is not None:
             self._initial = [np.array(state[f"initial_{i}"]) for i in range(len(self._initial))]
-
-
-class _Kept:
-    """Stands for what makes masks where they are those that the model has."""
-
-    options = MaskingOptions()
-
-    def __init__(self, kernels):
-        self.kernels = kernels
-        self.targets = {}
