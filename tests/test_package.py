@@ -60,7 +60,7 @@ FLOORS = (
 )
 SPARSITY_FLOORS = (
     {"registry", "ranking"},
-    {"kernels"},
+    {"kernels", "operations"},
     {"significance"},
     {"reconstruction"},
     {"criteria"},

@@ -66,13 +66,19 @@ class Whole(keras.Operation):
 class Graph:
     """The calls of a model in an order in which each follows the calls it depends on."""
 
-    def __init__(self, is_leaf, advice, spared):
+    def __init__(self, is_leaf, advice, spared, opens, batches):
         self.is_leaf = is_leaf
         self.advice = advice
         self.spared = spared
+        self.opens = opens
+        self.batches = batches
         self.calls = []
         self.inputs = []
         self.outputs = []
+
+    def part(self):
+        """An empty graph of the same rules."""
+        return Graph(self.is_leaf, self.advice, self.spared, self.opens, self.batches)
 
 
 def sublayers(layer):
@@ -90,8 +96,18 @@ def sublayers(layer):
 _TRACING = threading.RLock()
 
 
+def _never(layer):
+    return False
+
+
 def flatten_model(
-    model, data=None, is_leaf=lambda layer: False, advice="", spared=lambda layer: False
+    model,
+    data=None,
+    is_leaf=_never,
+    advice="",
+    spared=_never,
+    opens=_never,
+    batches=(None, 2),
 ):
     """Open a model up into a flat `Graph`.
 
@@ -108,6 +124,10 @@ def flatten_model(
             stands for the layer's class.
         spared: Function of a layer: whether one that holds weights and is no leaf may be looked
             into for what its `call` tells, and is a leaf where that is nothing.
+        opens: Function of a layer: whether one that is no leaf is looked into whatever its `call`
+            is made of. One without weights that cannot be traced is a leaf then.
+        batches: Batch sizes with which layers are called, until one works: code that computes
+            with the batch size does not get on with an unknown one.
 
     Returns:
         A `Graph`.
@@ -115,7 +135,7 @@ def flatten_model(
     Raises:
         ValueError: If some layer's part in the model cannot be found out.
     """
-    graph = Graph(is_leaf, advice, spared)
+    graph = Graph(is_leaf, advice, spared, opens, batches)
     if is_functional(model):
         graph.inputs = [Tensor(x.shape, x.dtype) for x in model.inputs]
         given = None if data is None else nested_inputs(model, (data,), {})
@@ -187,10 +207,20 @@ def _expand(operation, args, kwargs, symbolic_outputs, graph):
                 return _inline(operation, inputs, graph)
         if _is_composite(operation) and not graph.spared(operation):
             return _trace(operation, args, kwargs, graph)
+        if graph.opens(operation) and not isinstance(operation, keras.layers.InputLayer):
+            part = graph.part()
+            try:
+                outputs = _trace(operation, args, kwargs, part)
+            except ValueError:
+                if operation.weights:
+                    raise
+            else:
+                graph.calls.extend(part.calls)
+                return outputs
         transparent = not operation.weights or graph.spared(operation)
         if transparent and not isinstance(operation, keras.layers.InputLayer):
             # Its `call` may tell more than its shapes do; if it does not, the shapes have to do.
-            part = Graph(graph.is_leaf, graph.advice, graph.spared)
+            part = graph.part()
             with contextlib.suppress(ValueError):
                 outputs = _trace(operation, args, kwargs, part)
                 if part.calls and all(understood(call, graph.is_leaf) for call in part.calls):
@@ -352,8 +382,7 @@ def _trace(layer, args, kwargs, graph):
             "data first."
         )
     error = None
-    # Code that computes with the batch size does not get on with an unknown one.
-    for batch in (None, 2):
+    for batch in graph.batches:
         stand_ins, tensors = [], []
 
         def stand_in(x, batch=batch, stand_ins=stand_ins, tensors=tensors):

@@ -1,14 +1,12 @@
 """How sparse a model is, kernel by kernel: the frame behind every report."""
 
 import numpy as np
-from keras import layers as keras_layers
 from keras import ops
 
 from keras_saliency.graph import lora
-from keras_saliency.graph.trace import flatten_model
 from keras_saliency.layers.masked.base import MaskedKernels
 from keras_saliency.sparsity.kernels import maskable_kernels
-from keras_saliency.sparsity.registry import ADVICE, has_rule
+from keras_saliency.sparsity.operations import work_of
 
 
 def kernel_frame(model, layers=None, exclude=None, skipped=False):
@@ -16,7 +14,7 @@ def kernel_frame(model, layers=None, exclude=None, skipped=False):
     import pandas as pd
 
     found = maskable_kernels(model, layers, exclude)
-    positions = _positions(model)
+    counts = _multiplications(model)
     rows = []
     for kernel in found:
         values = ops.convert_to_numpy(kernel.variable)
@@ -33,7 +31,9 @@ def kernel_frame(model, layers=None, exclude=None, skipped=False):
         else:
             kept = int(np.count_nonzero(values[ops.convert_to_numpy(mask)]))
         size = kernel.size
-        flops = 2.0 * size * positions.get(id(kernel.variable), lambda k: np.nan)(kernel)
+        flops = 2.0 * counts.get(id(kernel.variable), np.nan)
+        if kernel.name.lstrip("_") == "embeddings":  # rows are looked up, not multiplied
+            flops = 0.0
         rows.append(
             {
                 "layer": kernel.key,
@@ -67,44 +67,14 @@ def kernel_frame(model, layers=None, exclude=None, skipped=False):
     return frame
 
 
-def _positions(model):
-    """Dict from id of a kernel variable to a function: at how many positions it is applied."""
+def _multiplications(model):
+    """Dict from id of a weight to the multiplications that it does for one sample."""
+    counts = {}
     try:
-        graph = flatten_model(model, None, has_rule, ADVICE)
+        work = work_of(model)
     except (ValueError, TypeError):
-        return {}
-    uses = {}
-    for call in graph.calls:
-        if isinstance(call.layer, keras_layers.Layer):
-            for variable in call.layer.weights:
-                uses.setdefault(id(variable), []).append(call)
-    return {
-        key: lambda kernel, calls=calls: sum(_count(call, kernel) for call in calls)
-        for key, calls in uses.items()
-    }
-
-
-def _count(call, kernel):
-    layer = call.layer
-    if kernel.name.lstrip("_") == "embeddings":
-        return 0
-    if isinstance(layer, keras_layers.RNN):
-        steps = call.inputs[0].shape[1]
-        return np.nan if steps is None else steps * _space(layer, call)
-    transposed = type(layer).__name__.endswith("Transpose")
-    shape = (call.inputs if transposed else call.outputs)[0].shape[1:]
-    if None in shape:
-        return np.nan
-    if transposed or "SeparableConv" in type(layer).__name__:
-        channels = shape[0] if layer.data_format == "channels_first" else shape[-1]
-    else:
-        channels = np.prod([kernel.shape[axis] for axis in kernel.output_axes])
-    return float(np.prod(shape) / channels)
-
-
-def _space(layer, call):
-    """Positions in space of one step of a convolutional recurrent layer."""
-    shape = call.outputs[0].shape[2 if layer.return_sequences else 1 :]
-    if len(shape) < 2:
-        return 1
-    return np.nan if None in shape else float(np.prod(shape) / layer.cell.filters)
+        return counts
+    for weight, count in work:
+        known = np.nan if count is None else float(count)
+        counts[id(weight)] = counts.get(id(weight), 0.0) + known
+    return counts

@@ -51,7 +51,7 @@ class Budget:
                         "cannot be counted. Pass `data`, a batch of inputs of the size that "
                         "matters."
                     )
-                if isinstance(weight, str):
+                if weight is None or isinstance(weight, str):
                     call.work.append((weight, positions))
                 elif own:
                     call.work.append((own.pop(0), positions))

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from keras_saliency.graph.functional import functional_of
+from keras_saliency.graph.copying import check_built
+from keras_saliency.sparsity.operations import total, work_of
 from keras_saliency.sparsity.shrinking.channels import find_weight
-from keras_saliency.sparsity.shrinking.groups import ChannelGroups
 
 
 def count_parameters(model):
@@ -24,13 +24,15 @@ def count_parameters(model):
 
 
 def count_operations(model, input_shapes=None):
-    """Floating-point operations of one sample: two for every multiplication by a weight.
+    """Floating-point operations of one sample: two for every multiplication of a product.
 
-    Counted are dense, convolutional and recurrent kernels and attention, which is where the time
-    goes; additions of biases, norms, activations and pooling are not.
+    Counted are products with kernels (dense, convolutional, recurrent) and of tensors with each
+    other (attention, `keras.ops.matmul`), which is where the time goes; what is done number by
+    number, and additions of biases, norms, activations and pooling are not. Layers of one's own
+    are opened up, and what their `call` multiplies is counted.
 
     Args:
-        model: A built Functional or Sequential model.
+        model: A built `keras.Model`.
         input_shapes: Shapes of the inputs, batch axis included, for a model that leaves axes
             open.
 
@@ -38,7 +40,8 @@ def count_operations(model, input_shapes=None):
         An int, or `None` where a size is not known.
 
     Raises:
-        ValueError: If the graph of the model cannot be seen.
+        TypeError: If `model` is not a `keras.Model`.
+        ValueError: If what the model does cannot be seen.
 
     Example:
 
@@ -50,10 +53,9 @@ def count_operations(model, input_shapes=None):
     assert count_operations(model) == 12
     ```
     """
-    if input_shapes is None:
-        input_shapes = [x.shape for x in functional_of(model).inputs]
-    groups = ChannelGroups(model, input_shapes=input_shapes)
-    return operations(groups, np.ones(groups.count, bool), groups.every_call)
+    check_built(model)
+    count = total(work_of(model, input_shapes))
+    return None if count is None else 2 * count
 
 
 def operations(groups, live, calls):

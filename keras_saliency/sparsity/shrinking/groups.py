@@ -12,6 +12,7 @@ from keras_saliency.graph.functional import (
     nested_inputs,
     sorted_nodes,
 )
+from keras_saliency.sparsity.operations import work_of_layer
 from keras_saliency.sparsity.registry import find_shrink_rule
 from keras_saliency.sparsity.shrinking import rules as _rules  # noqa: F401  (registers them)
 from keras_saliency.sparsity.shrinking.call import KeepLayer, ShrinkCall
@@ -191,6 +192,10 @@ class ChannelGroups:
     def _keep(self, call, reason):
         self.kept[call.path] = reason
         call.kernels, call.slices, call.arguments, call.created = [], {}, {}, []
+        work = work_of_layer(
+            call.layer, call.args, call.kwargs, call.input_shapes, call.output_shapes
+        )
+        call.work = [(None, count) for _, count in work]
         self.calls[id(call.layer)] = call
         for channels in call.inputs:
             if channels is not None:
