@@ -7,6 +7,7 @@ from keras_saliency.sparsity.criteria.criterion import check_data, criterion_of
 from keras_saliency.sparsity.masking.regrowing import REGROW
 from keras_saliency.sparsity.masking.targets import check_granularity, check_sparsity
 from keras_saliency.sparsity.training.gradients import check_labels
+from keras_saliency.sparsity.training.saving import TargetCheckpoint, TargetEarlyStopping
 from keras_saliency.sparsity.training.schedules import Schedule
 from keras_saliency.sparsity.training.sparse_training import SparseTraining
 from keras_saliency.sparsity.training.sparsifier import Sparsifier
@@ -21,9 +22,10 @@ class iSparseCallback(SparseTraining):
     as part of the compiled training step, on masked ones (from `sparsify`) by their layers.
 
     The epoch's logs gain `sparsity`, the share of masked edges, for every callback after this one
-    in the list. `BackupAndRestore`, `ModelCheckpoint` and `EarlyStopping` work as ever: an
-    interrupted run that `BackupAndRestore` resumes goes on with the same masks. One instance
-    may serve several `fit` calls.
+    in the list. An interrupted run that `BackupAndRestore` resumes goes on with the same masks. A
+    `ModelCheckpoint` or `EarlyStopping` that keeps the best epoch may keep one from before the
+    target; those from the methods `checkpoint` and `early_stopping` see epochs at the target
+    alone. One instance may serve several `fit` calls.
 
     On a plain model an edge that comes back stands at 0 until it is trained, so there may be more
     zeros than masked edges; in a masked model it comes back with its stored weight. After
@@ -39,8 +41,9 @@ class iSparseCallback(SparseTraining):
             `"lottery"` (the weights go back to where `fit` found them whenever the sparsity rises),
             or another method of `keras_saliency.sparsify`.
         schedule: `"constant"`, `"polynomial"` (cubic) or `"cosine"`, from 0 at `begin` to the
-            target at `end`; or a function of the training batch, counted from 0, whose value
-            replaces `sparsity`.
+            target at `end`; `"dense-sparse-dense"` (Han et al., 2017): at the target from `begin`
+            to `end`, by default the middle third, then dense again, what was masked at 0 first;
+            or a function of the training batch, counted from 0, whose value replaces `sparsity`.
         frequency: How often masks are computed: `"epoch"`, `"batch"`, or a number of batches.
         begin, end: First and last time of that, counted in units of `frequency` from 0. `end=None`
             of a rising schedule is three quarters of this training, so that the rest trains at
@@ -66,7 +69,9 @@ class iSparseCallback(SparseTraining):
             checked when training begins, before anything is changed.
 
     Warns:
-        UserWarning: When training begins, if the schedule will never mask anything.
+        UserWarning: When training begins, if the schedule will never mask anything. When it ends,
+            if that was before the target, or if a model was restored that is denser than the
+            target; where it is restored after this callback's end, at its next use.
 
     Example:
 
@@ -125,6 +130,11 @@ class iSparseCallback(SparseTraining):
             check_labels(None)
         check_granularity(granularity)
         self.schedule = Schedule(schedule, frequency, begin, end)
+        self._now = None
+        self._final_batch = None
+        # The optimizer and its step at the end of a training, and how many edges were masked.
+        self._ended = None
+        self._masked = None
         self._arguments = {
             "sparsity": sparsity,
             "data": data,
@@ -159,58 +169,115 @@ class iSparseCallback(SparseTraining):
             return "erk" if spread else "layer"
         return scope
 
+    def checkpoint(self, filepath, **kwargs):
+        """Make a `ModelCheckpoint` that sees epochs and batches at the target alone.
+
+        Args:
+            filepath: Where it saves, as for `keras.callbacks.ModelCheckpoint`.
+            **kwargs: Its other arguments.
+
+        Returns:
+            A `keras.callbacks.ModelCheckpoint`, for the same `fit` as this callback.
+        """
+        return TargetCheckpoint(self, filepath, **kwargs)
+
+    def early_stopping(self, **kwargs):
+        """Make an `EarlyStopping` that sees epochs at the target alone.
+
+        Args:
+            **kwargs: The arguments of `keras.callbacks.EarlyStopping`.
+
+        Returns:
+            A `keras.callbacks.EarlyStopping`, for the same `fit` as this callback.
+        """
+        return TargetEarlyStopping(self, **kwargs)
+
+    @property
+    def at_target(self):
+        """Whether the training is where the schedule leads to: at the full sparsity, or dense
+        again with `"dense-sparse-dense"`."""
+        if self.sparsifier is None or self._now is None:
+            return False
+        batch, epoch = self._now
+        return self.sparsifier.schedule.finished(
+            batch, epoch, self.sparsifier.last, self._final_batch
+        )
+
+    def set_model(self, model):
+        self._look_back()
+        super().set_model(model)
+
     def make_sparsifier(self, model):
         epochs, steps = self.params.get("epochs", 1), self.params.get("steps")
-        last = self._last_rise(epochs, steps)
+        last = self.schedule.last_unit(epochs, steps)
         if self.schedule.needs_end and last is None:
             raise ValueError(
                 f"`schedule={self.schedule.schedule!r}` needs `end`, since the number of batches "
                 "of an epoch is not known."
             )
-        if self._arguments["scope"] == "global" and self.schedule.schedule == "constant":
+        at_once = self.schedule.schedule in ("constant", "dense-sparse-dense")
+        if self._arguments["scope"] == "global" and at_once:
             raise ValueError(
-                "`scope='global'` with `schedule='constant'` would take almost all edges of some "
-                "layers at the first batch. Take schedule='polynomial', or scope='erk'."
+                f"`scope='global'` with `schedule={self.schedule.schedule!r}` would take almost "
+                "all edges of some layers at once. Take schedule='polynomial', or scope='erk'."
             )
-        sparsifier = Sparsifier(model, **self._arguments, last=last)
+        begin, last = self._begin_and_end(last)
+        sparsifier = Sparsifier(model, **{**self._arguments, "begin": begin}, last=last)
         target = max(sparsifier.maker.targets.values())
-        if not self.schedule.ever_acts(epochs, steps, target):
+        self._acts = sparsifier.schedule.ever_acts(epochs, steps, target, last)
+        if not self._acts:
             warnings.warn(
-                f"iSparseCallback will mask nothing: begin={self.schedule.begin} in units of "
+                f"iSparseCallback will mask nothing: begin={begin} in units of "
                 f"frequency={self.schedule.frequency!r} lies at or after the end of a training of "
                 f"{epochs} epoch(s) of {steps} batch(es), or the schedule stays at 0.",
                 stacklevel=2,
             )
+        self._final_batch = None if steps is None else epochs * steps - 1
         self._epoch = None
         self._epoch_start = 0
+        self._now = None
         return sparsifier
 
-    def _last_rise(self, epochs, steps):
-        """Where `end=None` lies: at three quarters of the units of this training."""
-        last = self.schedule.last_unit(epochs, steps)
-        if last is None or not self.schedule.needs_end:
-            return last
-        end = min((last + 1) * 3 // 4, last)
-        if end <= self.schedule.begin <= last:
+    def _begin_and_end(self, last):
+        """`begin`, and where `end=None` lies: a rising schedule's at three quarters of the units
+        of this training, a dense-sparse-dense one's at two thirds."""
+        schedule = self.schedule
+        if not schedule.needs_end:
+            return schedule.begin, last
+        units = last + 1
+        if schedule.has_dense_end:
+            third = units // 3
+            begin = schedule.begin or third
+            end = max(units - third, begin + 1)
+            if not third or end > last:
+                raise ValueError(
+                    "`schedule='dense-sparse-dense'` needs three phases, and this training has "
+                    f"{units} unit(s) of frequency={schedule.frequency!r}, begin={begin}. Take "
+                    "frequency='batch', or more epochs."
+                )
+            return begin, end
+        end = min(units * 3 // 4, last)
+        if end <= schedule.begin <= last:
             warnings.warn(
                 "This training is too short for the sparsity to rise in units of "
-                f"frequency={self.schedule.frequency!r}: the target stands at once. With "
+                f"frequency={schedule.frequency!r}: the target stands at once. With "
                 "frequency='batch' it rises from batch to batch.",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return max(end, self.schedule.begin)
+        return schedule.begin, max(end, schedule.begin)
 
     def on_epoch_begin(self, epoch, logs=None):
         sparsifier = self.sparsifier
+        schedule = sparsifier.schedule
         first = self._epoch is None
         self._epoch = epoch
         if first and epoch > 0 and sparsifier.batch == 0:
             # Resumed without this callback's state: the zeros of the model say what is masked.
             sparsifier.batch = epoch * (self.params.get("steps") or 0)
-            if self.schedule.unit(sparsifier.batch, epoch) > self.schedule.begin:
+            if schedule.unit(sparsifier.batch, epoch) > schedule.begin:
                 sparsifier.adopt_zeros()
         self._epoch_start = sparsifier.batch
-        if self.schedule.by_epoch:
+        if schedule.by_epoch:
             self._update(self._epoch_start)
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -223,7 +290,47 @@ class iSparseCallback(SparseTraining):
     def on_train_batch_end(self, batch, logs=None):
         self.sparsifier.batch = self._epoch_start + batch + 1
 
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self._masked = self.sparsifier.masked if self.at_target else None
+
+    def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        if self._epoch is None or not self._acts:
+            return
+        if self.at_target:
+            optimizer = self.model.optimizer
+            self._ended = (optimizer, int(optimizer.iterations))
+            self._compare("Weights of a denser epoch were restored")
+            return
+        schedule, end = self.sparsifier.schedule, self.sparsifier.end
+        warnings.warn(
+            f"The training ended at a sparsity of {self.sparsifier.sparsity:.3g}, before its "
+            f"schedule came to its end: schedule={schedule.schedule!r}, end={end} in units of "
+            f"frequency={schedule.frequency!r}. Train on, pass an earlier `end`, or stop with "
+            "`callback.early_stopping(...)`, which waits for the target.",
+            stacklevel=2,
+        )
+
+    def _look_back(self):
+        """Warn, once, if what stands in the model since the last training is denser."""
+        ended, self._ended = self._ended, None
+        if ended is not None and int(ended[0].iterations) == ended[1]:  # nobody trained it since
+            self._compare("After the last training weights of a denser epoch were restored")
+
+    def _compare(self, what):
+        zeros = self.sparsifier.zeros
+        if self._masked is not None and zeros < self._masked:
+            self._ended = None
+            warnings.warn(
+                f"{what}: the model has {zeros} zeros where {self._masked} edges were masked at "
+                "the end. Keep the best epoch with `callback.checkpoint(...)` or "
+                "`callback.early_stopping(...)`, which see epochs at the target alone.",
+                stacklevel=3,
+            )
+
     def _update(self, batch):
+        self._now = (batch, self._epoch)
         if self.sparsifier.is_due(batch, self._epoch):
             # JAX keeps the training state outside the model: this access brings it back, and
             # what is assigned then is what the next batch starts from.

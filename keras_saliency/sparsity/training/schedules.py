@@ -5,7 +5,7 @@ import numbers
 
 from keras_saliency.sparsity.masking.targets import check_sparsity
 
-SCHEDULES = ("constant", "polynomial", "cosine")
+SCHEDULES = ("constant", "polynomial", "cosine", "dense-sparse-dense")
 _MOST_CHECKED = 10_000
 
 
@@ -16,7 +16,8 @@ class Schedule:
         schedule: `"constant"`: the target at once. `"polynomial"`: from 0 to the target as
             `target * (1 - (1 - t)**3)`, fast at first, while most edges are dispensable.
             `"cosine"`: `target * (1 - cos(pi * t)) / 2`. Here t runs from 0 at `begin` to 1 at
-            `end`. Or a function of the training batch, counted from 0, that returns the sparsity
+            `end`. `"dense-sparse-dense"`: the target from `begin` up to, not at, `end`, else 0.
+            Or a function of the training batch, counted from 0, that returns the sparsity
             itself, in [0, 1), whatever the target.
         frequency: How often masks are computed: `"epoch"`, `"batch"`, or every so many batches.
         begin, end: First and last time at which masks are computed, counted in units of
@@ -62,7 +63,12 @@ class Schedule:
 
     @property
     def needs_end(self):
-        return self.end is None and self.schedule in ("polynomial", "cosine")
+        return self.end is None and self.schedule in SCHEDULES[1:]
+
+    @property
+    def has_dense_end(self):
+        """Whether everything is unmasked again at `end`."""
+        return self.schedule == "dense-sparse-dense"
 
     def unit(self, batch, epoch):
         """The time in units of `frequency`."""
@@ -89,6 +95,8 @@ class Schedule:
         if self.schedule == "constant":
             return target
         end = self.end if self.end is not None else last
+        if self.has_dense_end:
+            return target if end is None or unit < end else 0.0
         t = 1.0 if end is None or end <= self.begin else (unit - self.begin) / (end - self.begin)
         if t >= 1:
             return target
@@ -96,6 +104,23 @@ class Schedule:
             1 - (1 - t) ** 3 if self.schedule == "polynomial" else 0.5 - math.cos(math.pi * t) / 2
         )
         return target * rise
+
+    def finished(self, batch, epoch, last, end_batch=None):
+        """Whether the sparsity is what the schedule leads to.
+
+        Args:
+            batch, epoch: The time.
+            last: What `end` is where it is `None`.
+            end_batch: The last batch of the training, for a function of the batch.
+        """
+        unit = self.unit(batch, epoch)
+        if callable(self.schedule):
+            final = batch if end_batch is None else end_batch
+            return unit >= self.begin and self.schedule(batch) >= self.schedule(final)
+        if self.schedule == "constant":
+            return unit >= self.begin
+        end = self.end if self.end is not None else last
+        return unit >= max(end, self.begin)
 
     def fall(self, unit, last):
         """1 at `begin`, along a cosine to 0 at `last`."""
@@ -112,7 +137,7 @@ class Schedule:
             return None
         return self.unit(epochs * steps - 1, epochs - 1)
 
-    def ever_acts(self, epochs, steps, target):
+    def ever_acts(self, epochs, steps, target, end=None):
         """Whether anything is ever masked in a training of so many epochs of so many batches."""
         last = self.last_unit(epochs, steps)
         if last is None:
@@ -122,7 +147,8 @@ class Schedule:
         if len(units) > _MOST_CHECKED:  # its ends, and a sample of what is between
             units = [*units[:: len(units) // _MOST_CHECKED], units[-1]]
         size = (steps or 1) if self.by_epoch else 1 if self.frequency == "batch" else self.frequency
-        return any(self.sparsity(unit, unit * size, target, last) > 0 for unit in units)
+        end = last if end is None else end
+        return any(self.sparsity(unit, unit * size, target, end) > 0 for unit in units)
 
 
 def _is_int(value):

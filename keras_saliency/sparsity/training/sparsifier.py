@@ -32,12 +32,12 @@ class Sparsifier:
             normalization, batch_size, loss: As in `keras_saliency.sparsify`. With
             `method="lottery"` all trainable weights go back to where they stood when the
             `Sparsifier` was made whenever the sparsity rises; the optimizer's state stays.
-        schedule: `"constant"`, `"polynomial"` (cubic), `"cosine"`, or a function of the training
-            batch, counted from 0, whose value replaces `sparsity`.
+        schedule: `"constant"`, `"polynomial"` (cubic), `"cosine"`, `"dense-sparse-dense"`, or a
+            function of the training batch, counted from 0, whose value replaces `sparsity`.
         frequency: How often the masks are computed: `"batch"`, a number of batches, or `"epoch"`,
             for which `step` must be told the epoch.
-        begin, end: First and last time of that, in units of `frequency`. `"polynomial"` and
-            `"cosine"` need `end`.
+        begin, end: First and last time of that, in units of `frequency`. All schedules but
+            `"constant"` and functions need `end`.
         regrow: Whether a masked edge may come back at a later update; `"gradient"` and `"random"`
             move edges, as in `keras_saliency.iSparseCallback`, and need `end`.
         regrow_share, power, min_edges: See `keras_saliency.iSparseCallback`.
@@ -99,7 +99,7 @@ class Sparsifier:
     ):
         self.schedule = Schedule(schedule, frequency, begin, end)
         if self.schedule.needs_end and last is None:
-            raise ValueError(f"`schedule={schedule!r}` needs `end`, the time of the full sparsity.")
+            raise ValueError(f"`schedule={schedule!r}` needs `end`, in units of `frequency`.")
         options = MaskingOptions(
             method=method,
             scores=scores,
@@ -121,7 +121,7 @@ class Sparsifier:
         self.maker = MaskMaker(model, sparsity, data, options, stored=not options.moves)
         self._start(model)
         self.last = last
-        if options.moves and self._last is None:
+        if options.moves and self.end is None:
             raise ValueError(
                 f"`regrow={regrow!r}` moves fewer edges from update to update, none at `end`: pass "
                 "`end`, in units of `frequency`."
@@ -153,7 +153,7 @@ class Sparsifier:
         self._gradients = None
 
     @property
-    def _last(self):
+    def end(self):
         """The unit of the schedule's end, `None` where it has none."""
         return self.last if self.schedule.end is None else self.schedule.end
 
@@ -211,17 +211,27 @@ class Sparsifier:
     @property
     def sparsity(self):
         """Share of the edges that are masked now, over all kernels with a target."""
-        size = sum(kernel.size for kernel in self.kernels)
-        return 1 - sum(self._kept(kernel) for kernel in self.kernels) / size
+        return self.masked / sum(kernel.size for kernel in self.kernels)
 
-    def _kept(self, kernel):
-        """How many edges of the kernel in use are not masked."""
-        mask = self.masks_of(kernel)
-        if mask is None:
-            return kernel.size
-        if getattr(kernel.owner, "lora_enabled", False) and self._layer_mask(kernel) is None:
+    @property
+    def masked(self):
+        """How many edges of the kernels in use are masked now."""
+        return sum(kernel.size - self._kept(kernel) for kernel in self.kernels)
+
+    @property
+    def zeros(self):
+        """How many edges of the kernels in use are 0, or masked, in the model as it stands."""
+        return sum(kernel.size - self._kept(kernel, True) for kernel in self.kernels)
+
+    def _kept(self, kernel, nonzero=False):
+        """How many edges of the kernel in use are not masked; with `nonzero`, are not 0."""
+        layer_mask = self._layer_mask(kernel)
+        if getattr(kernel.owner, "lora_enabled", False) and layer_mask is None:
             return int(np.count_nonzero(lora.merged_kernel(kernel.owner)))  # the update is dense
-        return int(np.count_nonzero(mask))
+        mask = self.masks_of(kernel)
+        if nonzero and layer_mask is None:
+            return int(np.count_nonzero(ops.convert_to_numpy(kernel.variable)))
+        return kernel.size if mask is None else int(np.count_nonzero(mask))
 
     def masks_of(self, kernel):
         """The mask in force for one kernel, a boolean array, or `None`."""
@@ -249,7 +259,7 @@ class Sparsifier:
         if self.keeps or unit == self._unit or unit < self.schedule.begin:
             return False
         # Where the end was stepped over, the target is still due, once.
-        end = self.schedule.end
+        end = self.end
         return end is None or unit <= end or self._unit is None or self._unit < end
 
     def update(self, batch, epoch=None):
@@ -262,6 +272,9 @@ class Sparsifier:
         def share(target):
             return self.schedule.sparsity(unit, batch, target, self.last)
 
+        if self.schedule.has_dense_end and unit >= self.end:
+            self._release()
+            return True
         if self._initial is not None:
             now = max(share(target) for target in self.maker.targets.values())
             if now <= self._share:  # the winning ticket is being trained
@@ -288,12 +301,19 @@ class Sparsifier:
         self._set(masks, {} if regrowth is None else regrowth.came)
         return True
 
+    def _release(self):
+        """Unmask everything; what was masked begins at 0."""
+        masks = self.masks
+        dense = {kernel.key: np.ones(kernel.shape, bool) for kernel in self.kernels}
+        self._stored = {}
+        self._set(dense, {key: ~mask for key, mask in masks.items()})
+
     def _regrowth(self, unit, batch):
         """What moves in the update at a time, `None` where nothing is to."""
         options = self.maker.options
         if not options.moves:
             return None
-        share = options.regrow_share * self.schedule.fall(unit, self._last)
+        share = options.regrow_share * self.schedule.fall(unit, self.end)
         if self._gradients is None:
             return Regrowth(share, random_worth(options.seed, batch))
         return Regrowth(share, self._gradients.at(batch, self.masks))
