@@ -42,11 +42,11 @@ def copy_model(model, make=None, values=None):
         ValueError: If the model is not built or cannot be copied.
     """
     check_built(model)
-    copier = _Copier(make or same_layer, values or {})
+    copier = Copier(make or same_layer, values or {})
     try:
         with copier.without_initializers():
             copy = copier.model(model)
-        copier.copy_state(model, copy)
+        copier.copy_state(model, zip_layers(model, copy))
     except Exception as error:
         raise CannotCopy(
             f"The model '{model.name}' of the class {type(model).__name__} cannot be copied: "
@@ -112,7 +112,9 @@ def is_graph(layer):
     return "input_layers" in layer.get_config()
 
 
-class _Copier:
+class Copier:
+    """Makes copies of layers and models, each once, and then gives them the state."""
+
     def __init__(self, make, values):
         self.make = make
         self.values = values
@@ -142,6 +144,11 @@ class _Copier:
         if isinstance(layer, keras.layers.Layer):
             try:
                 copy = self.make(layer)
+            except NotImplementedError as error:
+                raise ValueError(
+                    f"the layer '{layer.name}' cannot be made again: its class "
+                    f"{type(layer).__name__} needs a `get_config`."
+                ) from error
             except Exception as error:
                 raise ValueError(
                     f"the layer '{layer.name}' ({type(layer).__name__}) cannot be made again from "
@@ -207,15 +214,10 @@ class _Copier:
 
     # State.
 
-    def copy_state(self, model, copy):
-        old_layers, new_layers = layers_of(model), layers_of(copy)
-        if len(old_layers) != len(new_layers):
-            raise ValueError(
-                f"made again from its config it has {len(new_layers)} layers where it has "
-                f"{len(old_layers)}."
-            )
+    def copy_state(self, model, pairs):
+        """Give the copies what the layers of `model` hold; `pairs` are the layers, old and new."""
         made = {}  # id of a variable of the model -> its copy
-        for old, new in zip(old_layers, new_layers, strict=True):
+        for old, new in pairs:
             self._enable_lora(old, new)
             self._copy_variables(old, new, made)
             new._trainable = old._trainable
@@ -294,6 +296,17 @@ def layers_of(model):
             seen.add(id(layer))
             found.append(layer)
     return found
+
+
+def zip_layers(old, new):
+    """The layers of a layer or model with those of its copy."""
+    olds, news = layers_of(old), layers_of(new)
+    if len(olds) != len(news):
+        raise ValueError(
+            f"made again from its config, '{old.name}' has {len(news)} layers where it has "
+            f"{len(olds)}."
+        )
+    return list(zip(olds, news, strict=True))
 
 
 def own_variables(layer):

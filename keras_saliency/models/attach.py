@@ -1,16 +1,16 @@
 """Attention for a model that exists already: a copy of its graph with attention in it."""
 
+import contextlib
 import functools
 import inspect
-import tempfile
 import typing
 import warnings
 
 import keras
-import numpy as np
 
 from keras_saliency import validation
 from keras_saliency.graph.compiling import copy_compile
+from keras_saliency.graph.copying import Copier, same_layer, zip_layers
 from keras_saliency.layers.attention.factory import attention_factory
 from keras_saliency.layers.attention.san import SANAttention
 from keras_saliency.models.placement import as_functional, data_format, is_nested, plan
@@ -137,7 +137,7 @@ def add_attention(model, attention=SANAttention, placement="bottleneck", **kwarg
     ```
     """
     copy, surgery = build_copy(model, attention, placement, kwargs)
-    surgery.copy_state()
+    surgery.copy_state_of(model)
     copy.attention_report = AttentionReport(surgery.placed, surgery.left_out, surgery.start)
     complaints = [f"{x.layer}: {x.reason}" for x in surgery.left_out if x.failed]
     if complaints:
@@ -164,7 +164,8 @@ def build_copy(model, attention, placement, kwargs):
     _check(model, placement)
     source = as_functional(model)
     surgery = _Surgery(make)
-    copy = surgery.copy_model(source, plan(source, placement), type(model), path="")
+    with surgery.without_initializers():
+        copy = surgery.copy_model(source, plan(source, placement), type(model), path="")
     if not surgery.placed:
         raise ValueError(_nowhere(model, placement, surgery.left_out))
     return copy, surgery
@@ -253,12 +254,12 @@ def _nowhere(model, placement, left_out):
     )
 
 
-class _Surgery:
+class _Surgery(Copier):
     """Copies a graph call by call, and adds attention to the tensors of a plan."""
 
-    def __init__(self, make):
-        self.make = make
-        self.copies = {}
+    def __init__(self, make_attention):
+        super().__init__(same_layer, {})
+        self.make_attention = make_attention
         self.attention = {}
         self.start = None
         self.placed = []
@@ -274,10 +275,8 @@ class _Surgery:
             tensors[id(old)] = type(layer).from_config(layer.get_config()).output
         for node in graph.calls:
             operation = node.operation
-            if id(operation) not in self.copies:
-                self.copies[id(operation)] = operation, self._copy(operation, plan, path)
             args, kwargs = node.arguments.fill_in(tensors)
-            outputs = self.copies[id(operation)][1](*args, **kwargs)
+            outputs = self._copy(operation, plan, path)(*args, **kwargs)
             for old, new in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
                 tensors[id(old)] = new
             for old in node.outputs:
@@ -291,30 +290,14 @@ class _Surgery:
         return cls(inputs, outputs, name=model.name)
 
     def _copy(self, operation, plan, path):
-        if is_nested(operation):
-            return self.copy_model(
-                as_functional(operation),
-                plan.nested[id(operation)],
-                type(operation),
-                f"{path}{operation.name}/",
-            )
-        if isinstance(operation, keras.layers.Lambda):
-            # Its config would refuse to load a Python lambda, which here comes from the user.
-            return type(operation)(
-                operation.function,
-                output_shape=operation._output_shape,
-                mask=operation.mask,
-                arguments=operation.arguments,
-                name=operation.name,
-                dtype=operation.dtype_policy,
-            )
-        try:
-            return type(operation).from_config(operation.get_config())
-        except NotImplementedError as error:
-            raise ValueError(
-                f"The layer {operation.name!r} cannot be copied: its class "
-                f"{type(operation).__name__} needs a `get_config`."
-            ) from error
+        if not is_nested(operation):
+            with _cannot_copy():
+                return self.layer(operation)
+        if id(operation) not in self.copies:
+            inside, path = plan.nested[id(operation)], f"{path}{operation.name}/"
+            copy = self.copy_model(as_functional(operation), inside, type(operation), path)
+            self.copies[id(operation)] = operation, copy
+        return self.copies[id(operation)][1]
 
     def _attend(self, place, tensors, names, path):
         y, stage = tensors[id(place.tensor)], place.stage
@@ -324,7 +307,7 @@ class _Surgery:
             while name in names:
                 number += 1
                 name = f"{stage.name}_attention_{number}"
-            layer = self.make(stage, name)
+            layer = self.make_attention(stage, name)
         inputs = y
         if getattr(layer, "takes_previous", False):
             if place.previous is None:
@@ -351,24 +334,25 @@ class _Surgery:
         self.left_out.append(LeftOut(name, reason, True))
         return y
 
-    def copy_state(self):
-        """Give each copied layer the weights, vocabularies and statistics of its original."""
-        for old, new in self.copies.values():
-            if not isinstance(old, keras.layers.Layer) or is_nested(old):
-                continue
-            for a, b in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
-                state = {}
-                a.save_own_variables(state)
-                # A real copy: training on JAX may give the memory of an array back.
-                b.load_own_variables({k: _numpy(v) for k, v in state.items()})
-                if hasattr(a, "save_assets") and hasattr(b, "load_assets"):
-                    with tempfile.TemporaryDirectory() as folder:
-                        a.save_assets(folder)
-                        b.load_assets(folder)
+    def copy_state_of(self, model):
+        """Give each copied layer what its original holds."""
+        with _cannot_copy():
+            pairs = []
+            for old, new in self.copies.values():
+                if isinstance(old, keras.layers.Layer) and not is_nested(old):
+                    pairs += zip_layers(old, new)
+            self.copy_state(model, pairs)
 
 
-def _numpy(value):
-    return np.array(keras.ops.convert_to_numpy(value))
+@contextlib.contextmanager
+def _cannot_copy():
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"`model` cannot be copied: {error} Mend the class that is named, or call the "
+            "attention layer where you want it."
+        ) from error
 
 
 def _is_constructed_like_a_functional_model(cls):

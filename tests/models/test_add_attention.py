@@ -626,3 +626,35 @@ def test_a_network_that_is_made_with_attention_starts_as_printed():
         assert model.attention_report.start == "paper"
     chosen = models.LeNet5((12, 12, 1), 3, attention="se", attention_kwargs={"start": "identity"})
     assert chosen.attention_report.start == "identity"
+
+
+def _with_lora(model):
+    model.get_layer("head").enable_lora(2)
+    head = model.get_layer("head")
+    head.lora_kernel_b.assign(np.random.default_rng(0).normal(size=head.lora_kernel_b.shape))
+
+
+def _quantised(model):
+    model.get_layer("head").quantize("int8")
+
+
+def _tied(model):
+    head, other = model.get_layer("head"), model.get_layer("other")
+    object.__setattr__(other, "_kernel", head._kernel)  # as if its `build` had taken it
+    list.__setitem__(other._trainable_variables, 0, head._kernel)
+
+
+@pytest.mark.parametrize("change", [_with_lora, _quantised, _tied])
+def test_what_happened_to_a_layer_travels_along(change):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D()(conv()(inputs))
+    x = layers.Dense(x.shape[-1], name="other")(x)
+    model = keras.Model(inputs, layers.Dense(x.shape[-1], name="head")(x))
+    change(model)
+    attended = add_attention(model, "se")
+    x = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype("float32")
+    expected = keras.ops.convert_to_numpy(model(x))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(attended(x)), expected, atol=1e-6)
+    extra = {id(w) for layer in attended.layers for w in layer.weights if "attention" in layer.name}
+    copied = [w for w in attended.weights if id(w) not in extra]
+    assert [w.shape for w in copied] == [w.shape for w in model.weights]
