@@ -14,6 +14,7 @@ from keras_saliency.sparsity.masking.options import MaskingOptions
 from keras_saliency.sparsity.masking.regrowing import Regrowth, random_worth
 from keras_saliency.sparsity.significance.outputs import ConstantOutputs
 from keras_saliency.sparsity.training.gradients import DenseGradients
+from keras_saliency.sparsity.training.loops import LoopGuard
 from keras_saliency.sparsity.training.schedules import Schedule
 from keras_saliency.sparsity.training.zeros import Kept, kernels_with_zeros
 
@@ -151,6 +152,12 @@ class Sparsifier:
         self._stored = {}
         self._initial = None
         self._gradients = None
+        self._loop = LoopGuard(model)
+
+    @property
+    def _watched(self):
+        """The variables that a loop should train."""
+        return [variable for variable, _ in self.plain_pairs() if variable.trainable]
 
     @property
     def end(self):
@@ -329,17 +336,24 @@ class Sparsifier:
 
         Args:
             trainable_variables: For stateless loops on JAX: the values of
-                `model.trainable_variables`, which may be traced. Default: the model's own
-                variables are changed.
+                `model.trainable_variables`, outside of compiled functions (of `from_zeros`, whose
+                masks never change, inside too). Default: the model's own variables are changed.
 
         Returns:
             The given values with zeros in place, else `None`.
+
+        Raises:
+            ValueError: On JAX, if nothing trains the model's own variables, or a compiled function
+                would hold on to the masks of the moment.
         """
         pairs = self.plain_pairs()
         if trainable_variables is None:
+            self._loop.before_apply(self._watched, self.batch, self.keeps)
             for variable, mask in pairs:
                 variable.assign(masked_in_place(variable, mask))
+            self._loop.look(self._watched)
             return None
+        self._loop.of_values(self.keeps)
         masks = {id(variable): mask for variable, mask in pairs}
         return [
             masked(value, masks[id(variable)]) if id(variable) in masks else value
@@ -407,6 +421,7 @@ class Sparsifier:
                 to be 0.
         """
         self.make_variables()
+        self._loop.before_update(self._watched)
         jobs = []
         for kernel in self.kernels:
             mask = masks[kernel.key]
@@ -431,6 +446,7 @@ class Sparsifier:
             rewind = list(zip(self.model.trainable_variables, self._initial, strict=True))
         assign_all([*jobs, *rewind])
         assign_all([(variable, None, mask) for variable, mask in self.plain_pairs()])
+        self._loop.look(self._watched)
 
     def state(self):
         """What a checkpoint needs besides the model's weights: a dict of arrays."""
