@@ -37,6 +37,13 @@ def drop_with(items, forced, count):
     return [drop | mark for drop, mark in zip(drops, forced, strict=True)]
 
 
+def drop_all_but_one(items, forced, count):
+    """`drop_with`, where the best of every item stays."""
+    best = [np.arange(item.size) != int(np.argmax(item.array())) for item in items]
+    count = min(count, sum(item.size - 1 for item in items))
+    return drop_with([Limited(i, b) for i, b in zip(items, best, strict=True)], forced, count)
+
+
 def drop_edges(kernel, scores, count, forced, options):
     """Flat boolean array of the edges of one kernel that go."""
     allowed = None

@@ -18,7 +18,12 @@ from keras_saliency.sparsity.masking.channels import (
     kernels_of_outputs,
     units_of,
 )
-from keras_saliency.sparsity.masking.dropping import drop_edges, drop_globally, drop_with
+from keras_saliency.sparsity.masking.dropping import (
+    drop_all_but_one,
+    drop_edges,
+    drop_globally,
+    drop_with,
+)
 from keras_saliency.sparsity.masking.heads import attention_of, head_groups
 from keras_saliency.sparsity.masking.options import MaskingOptions
 from keras_saliency.sparsity.masking.shares import (
@@ -293,7 +298,7 @@ class MaskMaker:
             scores = [HeldScores(group.scores) for group in groups]
             fixed = [group.forced(forced) for group in groups]
             count = round(sparsity * sum(group.scores.size for group in groups))
-            drops = drop_with(scores, fixed, count)
+            drops = drop_all_but_one(scores, fixed, count)
             return _merged(group.masks(~drop) for group, drop in zip(groups, drops, strict=True))
         count = total_count([kernel for kernel, _, _ in pairs], sparsity)
         drops = drop_globally(pairs, count, forced, self.options.granularity)
@@ -310,10 +315,11 @@ class MaskMaker:
         if self.options.scope == "global":
             # Layers are of different sizes: a head counts by its share of its layer's scores.
             items = [HeldScores(x.array() / max(x.array().sum(), 1e-300)) for x in items]
-            drops = drop_with(items, fixed, round(shares[0] * sum(x.size for x in items)))
+            count = round(shares[0] * sum(x.size for x in items))
+            drops = drop_all_but_one(items, fixed, count)
         else:
             drops = [
-                drop_with([x], [mark], round(share * x.size))[0]
+                drop_with([x], [mark], min(round(share * x.size), x.size - 1))[0]
                 for x, mark, share in zip(items, fixed, shares, strict=True)
             ]
         return _merged(group.masks(~drop) for group, drop in zip(groups, drops, strict=True))
@@ -329,7 +335,8 @@ class MaskMaker:
                 continue
             for group in channel_groups(_lifted(waiting.pop(id(kernel.owner)))):
                 target = targets[group.kernels[0].key]
-                count = round(target * group.scores.size)
+                # No layer loses all of its channels.
+                count = min(round(target * group.scores.size), group.scores.size - 1)
                 items = [HeldScores(group.scores)]
                 (drop,) = drop_with(items, [group.forced(forced)], count)
                 found = group.masks(~drop)
