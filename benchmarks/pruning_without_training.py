@@ -1,18 +1,22 @@
 """What pruning without labels and without training keeps of the accuracy of trained networks.
 
     KERAS_BACKEND=jax python benchmarks/pruning_without_training.py
-        [--networks LeNet-5,VGG,ResNet,MobileNet] [--seeds 1] [--inputs 512] [--small]
+        [--networks LeNet-5,VGG,ResNet,MobileNet] [--seeds 0,1,2] [--inputs 512] [--small]
 
 Networks of `benchmarks/networks.py`, the full test set of Fashion-MNIST. `sparsify` to shares of
 zeros and `shrink_to` to shares of the operations, on unlabelled training images: the default
-(ADMM, refitted), iSparse's masks refitted, masks alone by iSparse and by magnitude. With `polish`,
-300 more steps towards the dense model on 8 000 unlabelled images. Each finished row is printed at
-once, each network is written when it is done, and those that are there are not measured again.
-About three minutes a network and seed, its training apart.
+(ADMM, refitted), iSparse's masks refitted, and masks alone by iSparse and its peers: magnitude
+(also with batch norm's statistics estimated again), LAMP, Wanda, OBS (SparseGPT's score), and for
+channels the scores of Torch-Pruning's importances (Taylor with labels, FPGM, batch norm's scales),
+as they are and with statistics estimated again. With `polish`, 300 more steps towards the dense
+model on 8 000 unlabelled images. Each finished row is printed at once, each network is written when
+it is done, and those that are there are not measured again. About six minutes a network and seed,
+its training apart.
 """
 
 import time
 
+import keras
 import networks
 import numpy as np
 import pandas as pd
@@ -27,34 +31,68 @@ WAYS = {
     "isparse, refit": {"method": "isparse"},
     "isparse": {"method": "isparse", "reconstruct": False},
     "magnitude": {"method": "magnitude", "reconstruct": False},
+    "LAMP": {"method": "magnitude", "scope": "lamp", "reconstruct": False},
+    "Wanda": {"method": "wanda", "reconstruct": False},
+    "OBS": {"method": "obs", "reconstruct": False},
 }
+CHANNELS = ("refit", "isparse", "magnitude", "taylor", "fpgm", "bn_scale")
 KEYS = ["network", "seed", "budget", "way"]
 
 
-def rows(name, seed, count, test, x, small):
+def timed(function, *args, **kwargs):
+    start = time.perf_counter()
+    result = function(*args, **kwargs)
+    return result, time.perf_counter() - start
+
+
+def rows(name, seed, count, train, test, small):
+    """Yield `(budget, way, dense, accuracy, seconds)`."""
     model = networks.trained(name, seed, 1 if small else None)
     dense = networks.accuracy(model, *test)
-    data = x[np.random.default_rng(seed).permutation(len(x))[:count]]
+    chosen = np.random.default_rng(seed).permutation(len(train[0]))[:count]
+    data, labels = train[0][chosen], train[1][chosen]
+    has_norm = any(isinstance(x, keras.layers.BatchNormalization) for x in model.layers)
+
+    def recalibrated(pruned):
+        return keras_saliency.recalibrate(pruned, data)
+
     for share in ZEROS[2:4] if small else ZEROS:
+        budget = f"{share:.0%} zeros"
         for way, options in WAYS.items():
-            start = time.perf_counter()
-            sparse = keras_saliency.sparsify(model, share, data=data, **options)
-            seconds = time.perf_counter() - start
-            yield f"{share:.0%} zeros", way, dense, networks.accuracy(sparse, *test), seconds
-            if way == "refit" and not small:
-                start = time.perf_counter()
-                keras_saliency.polish(sparse, model, x[:8000])
-                seconds = time.perf_counter() - start
-                found = networks.accuracy(sparse, *test)
-                yield f"{share:.0%} zeros", "refit, polish", dense, found, seconds
-    for share in OPERATIONS[1:2] if small else OPERATIONS:
-        for way in ("refit", "isparse"):
-            start = time.perf_counter()
-            tiny = keras_saliency.shrink_to(
-                model, flops=share, data=data, reconstruct=way == "refit", round_to=2, verbose=False
+            sparse, seconds = timed(
+                keras_saliency.sparsify, model, share, data=data, verbose=False, **options
             )
-            seconds = time.perf_counter() - start
-            yield f"{share:.2f} operations", way, dense, networks.accuracy(tiny, *test), seconds
+            yield budget, way, dense, networks.accuracy(sparse, *test), seconds
+            if way == "refit" and not small:
+                x = train[0][:8000]
+                sparse, seconds = timed(keras_saliency.polish, sparse, model, x, verbose=False)
+                yield budget, "refit, polish", dense, networks.accuracy(sparse, *test), seconds
+            if way in ("isparse", "magnitude") and has_norm:
+                sparse, seconds = timed(recalibrated, sparse)
+                found = networks.accuracy(sparse, *test)
+                yield budget, f"{way}, recalibrated", dense, found, seconds
+    for share in OPERATIONS[1:2] if small else OPERATIONS:
+        budget = f"{share:.2f} operations"
+        for way in CHANNELS:
+            if way == "bn_scale" and not has_norm:
+                continue
+            options = {"reconstruct": False, "method": way}
+            if way == "refit":
+                options = {}
+            tiny, seconds = timed(
+                keras_saliency.shrink_to,
+                model,
+                flops=share,
+                data=(data, labels) if way == "taylor" else data,
+                round_to=2,
+                verbose=False,
+                **options,
+            )
+            yield budget, way, dense, networks.accuracy(tiny, *test), seconds
+            if way != "refit" and has_norm:
+                tiny, seconds = timed(recalibrated, tiny)
+                found = networks.accuracy(tiny, *test)
+                yield budget, f"{way}, recalibrated", dense, found, seconds
 
 
 def draw(frame):
@@ -90,20 +128,21 @@ def draw(frame):
 
 
 def main():
-    options = runner.arguments(__doc__, networks=",".join(networks.NETWORKS), seeds=1, inputs=512)
-    (x, _), test = networks.fashion_mnist()
+    names = ",".join(networks.NETWORKS)
+    options = runner.arguments(__doc__, networks=names, seeds="0", inputs=512)
+    train, test = networks.fashion_mnist()
     if options.small:
         test = tuple(part[:1000] for part in test)
     name = "pruning_without_training"
     frame = pd.DataFrame(columns=[*KEYS, "dense %", "accuracy %", "seconds"])
-    print("about three minutes a network and seed, its training apart", flush=True)
+    print("about six minutes a network and seed, its training apart", flush=True)
     for network in options.networks.split(","):
-        for seed in range(options.seeds):
+        for seed in map(int, options.seeds.split(",")):
             known = runner.merged(name, frame, KEYS) if not options.small else frame
             if ((known["network"] == network) & (known["seed"] == seed)).any():
                 frame = known
                 continue
-            found = rows(network, seed, options.inputs, test, x, options.small)
+            found = rows(network, seed, options.inputs, train, test, options.small)
             for budget, way, dense, accuracy, seconds in found:
                 row = [network, seed, budget, way, 100 * dense, 100 * accuracy, seconds]
                 frame = pd.concat(
