@@ -191,3 +191,70 @@ def test_rounding_that_keeps_every_channel_is_an_error():
         shrink_to(model, channels=0.5, method="magnitude")
     small = shrink_to(model, channels=0.5, method="magnitude", round_to=1)
     assert small.layers[-2].units == 4
+
+
+@pytest.mark.parametrize("what", ["flops", "parameters", "channels"])
+def test_the_budget_is_reached_in_steps_and_the_model_is_trained_between_them(what):
+    model = residual_model()
+    model.compile("adam", "mse")
+    before = model.get_weights()
+    x = np.random.default_rng(0).normal(size=(16, 9, 9, 3)).astype("float32")
+    seen = []
+
+    def fine_tune(small):
+        seen.append(small)
+        small.fit(x, x[:, 0, 0, :1] * np.ones(5), verbose=0)
+
+    options = {"method": "magnitude", "round_to": 4, "verbose": False}
+    small = shrink_to(model, **{what: 0.5}, steps=4, fine_tune=fine_tune, **options)
+    assert len(seen) == 3
+    if what == "channels":
+        widths = [[x.filters for x in m.layers if hasattr(x, "filters")] for m in (*seen, small)]
+        # 7/8, 3/4, 5/8 and a half of 32 and 48, in fours.
+        stem, inner = zip(*(width[:2] for width in widths), strict=True)
+        assert stem == (28, 24, 20, 16) and inner == (40, 36, 32, 24)
+    else:
+        count = {"flops": count_operations, "parameters": count_parameters}[what]
+        shares = [count(m) / count(model) for m in (*seen, small)]
+        for share, limit in zip(shares, (7 / 8, 3 / 4, 5 / 8, 1 / 2), strict=True):
+            assert limit - 0.1 < share <= limit
+    for value, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+    assert small.output_shape == model.output_shape and small.compiled
+
+
+def test_a_trained_model_goes_on_and_excluded_layers_stay_in_every_step():
+    model = residual_model()
+
+    def retrained(small):
+        other = keras.models.clone_model(small)  # as one that was loaded from its best epoch
+        kernel = other.get_layer("inner1").kernel
+        # Now the last channels are the best.
+        kernel.assign(np.broadcast_to(np.arange(kernel.shape[-1]) + 1.0, kernel.shape))
+        return other
+
+    options = {"method": "magnitude", "exclude": "inner0", "round_to": 1, "verbose": False}
+    small = shrink_to(model, channels=0.5, steps=2, fine_tune=retrained, **options)
+    assert small.get_layer("inner0").filters == 48 and small.get_layer("inner1").filters == 24
+    best = np.asarray(keras.ops.convert_to_numpy(small.get_layer("inner1").kernel))
+    assert best.min() == 36 - 24 + 1
+
+
+def test_steps_with_data_are_refitted_and_bad_ones_refused():
+    model = residual_model()
+    x = np.random.default_rng(0).normal(size=(24, 9, 9, 3)).astype("float32")
+    once = shrink_to(model, channels=0.5, data=x, verbose=False)
+    twice = shrink_to(model, channels=0.5, data=x, steps=2, verbose=False)
+    assert [w.shape for w in once.weights] == [w.shape for w in twice.weights]
+    with pytest.raises(ValueError, match="Pass `steps`"):
+        shrink_to(model, channels=0.5, fine_tune=print)
+    with pytest.raises(TypeError, match="fine_tune"):
+        shrink_to(model, channels=0.5, steps=2, fine_tune=3)
+    with pytest.raises(ValueError, match="steps"):
+        shrink_to(model, channels=0.5, steps=0)
+
+    def never(small):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="cannot be reached"):
+        shrink_to(model, flops=1e-4, steps=3, fine_tune=never, method="magnitude")

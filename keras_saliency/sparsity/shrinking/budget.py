@@ -23,6 +23,8 @@ class Budget:
         rounded = np.zeros(groups.count, bool)
         for ids in groups.rounded:
             rounded[groups.labels[ids]] = True
+        self.widths = [len(labels) for labels in self.dimensions]
+        self.names = [_name(groups, labels) for labels in self.dimensions]
         self.steps = [round_to if rounded[d].all() else 1 for d in self.dimensions]
         self.calls = list(groups.calls.values())
         if what == "flops":
@@ -62,6 +64,30 @@ class Budget:
         if self.what == "flops":
             return operations(self.groups, live, self.calls)
         return parameters(self.groups, live)
+
+    def size(self):
+        """What the budget is a share of."""
+        if self.what == "channels":
+            return sum(len(labels) for labels in self.dimensions)
+        return self.cost(self.everything())
+
+    def begins_from(self, first):
+        """Take shares of the widths that the model had before it shrank, those of `first`."""
+        before = dict(zip(first.names, first.widths, strict=True))
+        self.widths = [before.get(n, w) for n, w in zip(self.names, self.widths, strict=True)]
+
+    def approach(self, share, first, scope, scores, final):
+        """The groups that are kept to come down to a share of what `first` had."""
+        if not (self.what == "channels" and scope == "layer"):
+            share = share * first.size() / self.size()
+        if share >= 1:
+            return self.everything()
+        try:
+            return self.choose(share, scope, scores)
+        except ValueError:  # so near already that a step of channels is too large
+            if final and self.what != "channels":
+                raise
+            return self.everything()
 
     def choose(self, share, scope, scores):
         if not self.dimensions:
@@ -113,7 +139,7 @@ class Budget:
         return int(np.clip(max(step, step * round(wanted / step)), least, len(labels)))
 
     def _per_layer(self, share):
-        return [self._kept(i, share * len(d)) for i, d in enumerate(self.dimensions)]
+        return [self._kept(i, share * width) for i, width in enumerate(self.widths)]
 
     def _globally(self, scores):
         ranked = np.sort(np.concatenate([scores[d] for d in self.dimensions]))
@@ -134,6 +160,16 @@ class Budget:
             drop = np.argsort(order, kind="stable")[: len(labels) - count]
             live[labels[drop]] = False
         return live | self.pinned
+
+
+def _name(groups, labels):
+    """What a dimension is called in this model and in those that are made of it."""
+    return tuple(
+        (call.path, i)
+        for call in groups.calls.values()
+        for i, ids in enumerate(call.created)
+        if np.isin(groups.labels[ids], labels).any()
+    )
 
 
 def _dimensions(groups):

@@ -1,4 +1,4 @@
-"""One-shot channel pruning to a budget: whole groups, lowest scores first."""
+"""Channel pruning to a budget, at once or in steps: whole groups, lowest scores first."""
 
 import numbers
 
@@ -41,6 +41,8 @@ def shrink_to(
     exclude=None,
     reconstruct="auto",
     gate="auto",
+    steps=1,
+    fine_tune=None,
     loss=None,
     seed=0,
     batch_size=32,
@@ -73,6 +75,9 @@ def shrink_to(
             given.
         gate: Whether a quarter of the inputs is held out to tell if the fit does better than
             weights as they are. `"auto"`: below 256 inputs.
+        steps: In how many equal steps the budget is reached; each scores what is left anew.
+        fine_tune: Function that trains the model it is given, called between the steps, `steps - 1`
+            times; say `lambda model: model.fit(x, y)`. If it returns a model, that one goes on.
         loss: For criteria that differentiate the loss; by default the model's own.
         seed: Of `method="random"`, and of the positions that the fit draws.
         batch_size: Integer, how many samples a layer sees at once.
@@ -84,7 +89,7 @@ def shrink_to(
     Raises:
         TypeError: If `model` is not a `keras.Model`, or a number is none.
         ValueError: If an argument is out of range, the budget cannot be reached, or `shrink`
-            would refuse the model.
+            would refuse the model. What the last step would meet is looked for before the first.
 
     Example:
 
@@ -124,28 +129,59 @@ def shrink_to(
     round_to = validation.integer("round_to", round_to)
     batch_size = validation.integer("batch_size", batch_size)
     seed = validation.seed(seed)
+    steps = validation.integer("steps", steps)
+    _check_fine_tune(fine_tune, steps)
     given_model = model
     targets = (None, None)
     if data is not None and isinstance(model, keras.Model):
         data, *targets = read_pairs(model, data)
     fits = refit.resolve(reconstruct, data)
-    model, exclude = without_masks(model, exclude)
-    groups = ChannelGroups(model, exclude)
-    budget = Budget(groups, what, data, round_to)
     pairs = None if data is None else (data, *targets)
-    scores = group_scores(groups, pairs, method, seed, loss, batch_size)
-    live = budget.choose(share, scope, scores)
-    if fits and not live.all():
+    first = None
+    for step in range(1, steps + 1):
+        model, exclude = without_masks(model, exclude)
+        groups = ChannelGroups(model, exclude)
+        budget = Budget(groups, what, data, round_to)
+        scores = group_scores(groups, pairs, method, seed, loss, batch_size)
+        if first is None:
+            first = budget
+            last = budget.choose(share, scope, scores)  # refused, if at all, before training
+        if steps == 1:
+            live = last
+        else:
+            budget.begins_from(first)
+            part = 1 - (1 - share) * step / steps
+            live = budget.approach(part, first, scope, scores, final=step == steps)
         names = [layer.name for layer in selected(model, exclude, "exclude")]
-        fitted = _refitted(
-            groups, live, data, gate=gate, seed=seed, batch_size=batch_size, verbose=verbose
-        )
-        groups = ChannelGroups(fitted, names or None)
-    small = rebuild(groups, live)
-    copy_compile(given_model, small)
-    if verbose:
-        print(summary("shrink_to", groups, live, small))
+        if fits and not live.all():
+            fitted = _refitted(
+                groups, live, data, gate=gate, seed=seed, batch_size=batch_size, verbose=verbose
+            )
+            groups = ChannelGroups(fitted, names or None)
+        small = rebuild(groups, live)
+        copy_compile(given_model, small)
+        if verbose:
+            print(summary("shrink_to", groups, live, small))
+        if step < steps:
+            trained = fine_tune(small) if fine_tune is not None else None
+            model = trained if isinstance(trained, keras.Model) else small
+            exclude = names or None
     return small
+
+
+def _check_fine_tune(fine_tune, steps):
+    if fine_tune is None:
+        return
+    if not callable(fine_tune):
+        raise TypeError(
+            "`fine_tune` must be a function of a model, say `lambda model: model.fit(x, y)`. "
+            f"Received: {fine_tune!r}"
+        )
+    if steps == 1:
+        raise ValueError(
+            "`fine_tune` trains between steps, and there is one. Pass `steps`, say steps=5, or "
+            "train the model that `shrink_to` returns."
+        )
 
 
 def _refitted(groups, live, data, **options):
