@@ -6,9 +6,10 @@
 Networks of `benchmarks/networks.py`, the full test set of Fashion-MNIST. `sparsify` to shares of
 zeros and `shrink_to` to shares of the operations, on unlabelled training images: the default
 (ADMM, refitted), iSparse's masks refitted, and masks alone by iSparse and its peers: magnitude
-(also with batch norm's statistics estimated again), LAMP, Wanda, OBS (SparseGPT's score), and for
-channels the scores of Torch-Pruning's importances (Taylor with labels, FPGM, batch norm's scales),
-as they are and with statistics estimated again. With `polish`, 300 more steps towards the dense
+(also with batch norm's statistics estimated again), Wanda, OBS (SparseGPT's score), all with the
+same shares of the layers (LAMP's), and for channels the scores of Torch-Pruning's importances
+(Taylor with labels, FPGM, batch norm's scales), as they are and with statistics estimated again.
+With `polish`, 300 more steps towards the dense
 model on 8 000 unlabelled images. Each finished row is printed at once, each network is written when
 it is done, and those that are there are not measured again. About six minutes a network and seed,
 its training apart.
@@ -31,7 +32,6 @@ WAYS = {
     "isparse, refit": {"method": "isparse"},
     "isparse": {"method": "isparse", "reconstruct": False},
     "magnitude": {"method": "magnitude", "reconstruct": False},
-    "LAMP": {"method": "magnitude", "scope": "lamp", "reconstruct": False},
     "Wanda": {"method": "wanda", "reconstruct": False},
     "OBS": {"method": "obs", "reconstruct": False},
 }
