@@ -276,7 +276,9 @@ class Copier:
         if value is variable:
             # A copy of its own: JAX gives the memory of a trained model's variables away.
             return np.array(ops.convert_to_numpy(variable))
-        return value() if callable(value) else value
+        # In NNX mode a variable can be called, like what it holds.
+        function = callable(value) and not isinstance(value, keras.Variable)
+        return value() if function else value
 
     def _compare(self, model, made):
         for variable in model.variables:

@@ -150,12 +150,15 @@ class MaskedConstraint(keras.constraints.Constraint):
         return ops.where(mask, self.constraint(masked(w, mask)), w)
 
 
-class MaskedKernels:
+class MaskedKernels(keras.layers.Layer):
     """Mixin that masks the kernels named in `kernels` of the Keras layer that it precedes.
 
     Subclasses are Keras's layer plus, for each kernel, a non-trainable boolean variable of its
     shape, all ones at first. Weight lists and weight files of the plain layer load; the masks
     then stay as they are.
+
+    It is a layer itself for the sake of NNX, where Python lets an object change its class only if
+    both come from Keras's own.
     """
 
     kernels = ()

@@ -292,11 +292,26 @@ def become_masked(layer, kernels, complete=True):
         complete: Whether they are masked already; else they are as soon as they are built.
     """
     if not isinstance(layer, MaskedLayer):
-        layer.__class__ = _masked_class(type(layer), kernels.get("", ()))
+        _change_class(layer, _masked_class(type(layer), kernels.get("", ())))
         _route_quantize(layer)
     # Not through `setattr`, which would wrap the dict for tracking.
     layer.__dict__["_masked_kernels"] = {path: list(names) for path, names in kernels.items()}
     layer.__dict__["_masks_complete"] = complete
+
+
+def _change_class(layer, cls):
+    try:
+        layer.__class__ = cls
+    except TypeError as error:
+        if "layout" not in str(error):
+            raise
+        # Under NNX the roots of Keras's layers and models differ.
+        raise ValueError(
+            f"In NNX mode the model '{layer.name}' of the class {cls.plain_class.__name__} cannot "
+            "say in its config what is masked in it. Pass masked=False, whose zeros stand in plain "
+            "kernels and are kept by `KeepSparsity` and `iSparseCallback`, or build the model "
+            "without KERAS_NNX_ENABLED."
+        ) from error
 
 
 def _add_masks(layer):

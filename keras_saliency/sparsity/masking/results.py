@@ -115,7 +115,10 @@ def plain_values(model, merge):
 
 
 def _masked_array(value, mask):
-    array = value() if callable(value) else np.array(ops.convert_to_numpy(value))
+    if isinstance(value, keras.Variable):  # in NNX mode it can be called, like what it holds
+        array = np.array(ops.convert_to_numpy(value))
+    else:
+        array = value()
     array[~np.asarray(ops.convert_to_numpy(mask))] = 0
     return array
 
