@@ -658,3 +658,15 @@ def test_what_happened_to_a_layer_travels_along(change):
     extra = {id(w) for layer in attended.layers for w in layer.weights if "attention" in layer.name}
     copied = [w for w in attended.weights if id(w) not in extra]
     assert [w.shape for w in copied] == [w.shape for w in model.weights]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "absolute"),
+    [({}, False), ({"start": "paper"}, True), ({"absolute": True}, True)],
+)
+def test_added_as_the_identity_sans_difference_is_signed(kwargs, absolute):
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(conv()(inputs)))
+    attended = add_attention(model, **kwargs)
+    (layer,) = [x for x in attended.layers if isinstance(x, SANAttention)]
+    assert layer.absolute is absolute
