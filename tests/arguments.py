@@ -325,6 +325,13 @@ TARGETS = {
     "CondensedMemory": layer_target(
         layers.CondensedMemory, [(2, 4), (2, 3, 5), (2, 3, 2)], units=2
     ),
+    "MSROI": layer_target(layers.MSROI, (2, 5, 4, 2), num_classes=2),
+    "models.MSROI": Target(
+        models.MSROI,
+        lambda: {**SMALL_IMAGES, "stages": 1, "filters": 2},
+        value=weights_of,
+        keep=("filters", "stages"),
+    ),
     "ResidualLSTM": Target(
         models.ResidualLSTM, lambda: {"vocabulary": 5, "units": 2, "depth": 1}, value=weights_of
     ),

@@ -8,7 +8,13 @@ import numpy as np
 from keras import tree
 
 from keras_saliency import validation
-from keras_saliency.attribution import attention, cam, gradients, perturbation  # noqa: F401 (register)
+from keras_saliency.attribution import (  # noqa: F401 (register)
+    attention,
+    cam,
+    gradients,
+    ms_roi,
+    perturbation,
+)
 from keras_saliency.attribution.batches import batches_of
 from keras_saliency.attribution.passes import Passes, describe_outputs
 from keras_saliency.attribution.registry import method_named
@@ -42,9 +48,10 @@ def saliency_map(
     Methods: `"gradient"`, `"gradient_x_input"`, `"smooth_grad"`, `"integrated_gradients"`,
     `"expected_gradients"`, `"smooth_taylor"` differentiate by the input; `"cam"`, `"grad_cam"`,
     `"grad_cam_plus_plus"`, `"hires_cam"`, `"layer_cam"`, `"score_cam"`, `"eigen_cam"` (blind to
-    the class) and `"robust_cam"` read the features of a layer; `"attention_rollout"` and
-    `"attention_relevance"` read a transformer's attention; `"occlusion"` and `"rise"` change the
-    input and watch the score; `"random"` is the floor of every comparison.
+    the class) and `"robust_cam"` read the features of a layer; `"ms_roi"` finds every object of a
+    model that ends in `layers.MSROI`; `"attention_rollout"` and `"attention_relevance"` read a
+    transformer's attention; `"occlusion"` and `"rise"` change the input and watch the score;
+    `"random"` is the floor of every comparison.
 
     Args:
         model: A built `keras.Model`.
@@ -67,7 +74,7 @@ def saliency_map(
         verbose: Bool. Whether a progress bar is shown.
         **options: Of the method: `samples`, `noise`, `steps`, `baseline`, `background`, `window`,
             `stride`, `fill`, `segments`, `cells`, `keep`, `channels`, `top`, `grid`, `token`,
-            `statistic`.
+            `statistic`, `threshold`, `augmented`.
 
     Returns:
         A float32 NumPy array `(inputs, *space)`; with several inputs a list or dict of these,

@@ -30,6 +30,7 @@ from keras_saliency.layers.attention.saliency_series import SaliencySeries
 from keras_saliency.layers.attention.san import SANAttention
 from keras_saliency.layers.attention.sdma import SDMACrossAttention
 from keras_saliency.layers.attention.xm2a import XM2AHeads
+from keras_saliency.layers.convolution.ms_roi import MSROI
 from keras_saliency.layers.convolution.quadratic import QuadraticConv2D
 from keras_saliency.layers.convolution.shift import ShiftAttention2D, ShiftConv2D
 from keras_saliency.layers.convolution.spectral import SpectralTransform2D
@@ -66,6 +67,7 @@ __all__ = [
     "CBAM",
     "DSTP",
     "MSMSA",
+    "MSROI",
     "AttentionalActivation",
     "CompetitiveSqueezeExcite",
     "ConcurrentSpatialChannelSE",

@@ -3,6 +3,7 @@
 from keras_saliency.models.attach import AttentionReport, add_attention
 from keras_saliency.models.lenet import LeNet5
 from keras_saliency.models.lstm import LSTM4
+from keras_saliency.models.ms_roi import MSROI
 from keras_saliency.models.residual_attention import ResidualAttentionNetwork
 from keras_saliency.models.residual_lstm import ResidualLSTM, beam_search
 from keras_saliency.models.resnet import ResNet18, ResNet50
@@ -14,6 +15,7 @@ from keras_saliency.models.xm2a import XM2A
 
 __all__ = [
     "LSTM4",
+    "MSROI",
     "SDMA",
     "VGG16",
     "VGG19",
