@@ -1,5 +1,7 @@
 """Schedules that come to their end: dense-sparse-dense, the best epoch, and what is warned of."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -212,3 +214,24 @@ def test_it_is_told_at_the_next_use_and_not_where_the_model_was_trained_on():
         fit(model, callback, epochs=3)
     fit(model, epochs=1)  # free again, by the user's will
     fit(model, callback, epochs=3)
+
+
+if keras.backend.backend() == "jax":
+
+    def test_the_state_comes_to_the_model_where_masks_are_due_and_not_at_every_batch():
+        model, callback = mlp(), magnitude(0.6, frequency=4, end=2)
+        fetched, masked = [], []
+        fetch = model.jax_state_sync
+
+        class Count(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                masked.append(callback.sparsifier._unit)
+                fetched.append(len(calls))
+
+        calls = []
+        model.jax_state_sync = lambda: (calls.append(0), fetch())
+        fit(model, callback, Count(), epochs=1, batch_size=2)
+        # Twelve batches, masks before the first, the fifth and the ninth.
+        assert masked == [0] * 4 + [1] * 4 + [2] * 4
+        steps = [b - a for a, b in itertools.pairwise(fetched)]
+        assert steps == [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]

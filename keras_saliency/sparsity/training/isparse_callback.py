@@ -282,7 +282,7 @@ class iSparseCallback(SparseTraining):
 
     def on_train_batch_begin(self, batch, logs=None):
         # Masks stand still within an execution of several steps: they are those of its last one.
-        ahead = getattr(self.model, "steps_per_execution", 1) or 1
+        ahead = getattr(self._model, "steps_per_execution", 1) or 1
         steps = self.params.get("steps")
         last = batch + ahead - 1 if steps is None else min(batch + ahead, steps) - 1
         self._update(self._epoch_start + max(batch, last))

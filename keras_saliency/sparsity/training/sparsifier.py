@@ -2,12 +2,10 @@
 
 import warnings
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_saliency.graph import lora
-from keras_saliency.layers.masked.base import MaskedKernels, masked, masked_in_place
+from keras_saliency.layers.masked.base import masked, masked_in_place
 from keras_saliency.sparsity.masking.assigning import assign_all
 from keras_saliency.sparsity.masking.masks import MaskMaker
 from keras_saliency.sparsity.masking.options import MaskingOptions
@@ -15,11 +13,12 @@ from keras_saliency.sparsity.masking.regrowing import Regrowth, random_worth
 from keras_saliency.sparsity.significance.outputs import ConstantOutputs
 from keras_saliency.sparsity.training.gradients import DenseGradients
 from keras_saliency.sparsity.training.loops import LoopGuard
+from keras_saliency.sparsity.training.masks_in_force import MasksInForce
 from keras_saliency.sparsity.training.schedules import Schedule
 from keras_saliency.sparsity.training.zeros import Kept, kernels_with_zeros
 
 
-class Sparsifier:
+class Sparsifier(MasksInForce):
     """Keeps a model sparse while it is trained by a loop of your own.
 
     In a masked model (from `sparsify`, or with masked layers) the masks of the layers are set; a
@@ -206,45 +205,6 @@ class Sparsifier:
         sparsifier.adopt_zeros()
         return sparsifier
 
-    @property
-    def kernels(self):
-        """The `Kernel` objects that are masked."""
-        return self.maker.kernels
-
-    @property
-    def masks(self):
-        return {key: ops.convert_to_numpy(mask) for key, mask in self._mask_variables().items()}
-
-    @property
-    def sparsity(self):
-        """Share of the edges that are masked now, over all kernels with a target."""
-        return self.masked / sum(kernel.size for kernel in self.kernels)
-
-    @property
-    def masked(self):
-        """How many edges of the kernels in use are masked now."""
-        return sum(kernel.size - self._kept(kernel) for kernel in self.kernels)
-
-    @property
-    def zeros(self):
-        """How many edges of the kernels in use are 0, or masked, in the model as it stands."""
-        return sum(kernel.size - self._kept(kernel, True) for kernel in self.kernels)
-
-    def _kept(self, kernel, nonzero=False):
-        """How many edges of the kernel in use are not masked; with `nonzero`, are not 0."""
-        layer_mask = self._layer_mask(kernel)
-        if getattr(kernel.owner, "lora_enabled", False) and layer_mask is None:
-            return int(np.count_nonzero(lora.merged_kernel(kernel.owner)))  # the update is dense
-        mask = self.masks_of(kernel)
-        if nonzero and layer_mask is None:
-            return int(np.count_nonzero(ops.convert_to_numpy(kernel.variable)))
-        return kernel.size if mask is None else int(np.count_nonzero(mask))
-
-    def masks_of(self, kernel):
-        """The mask in force for one kernel, a boolean array, or `None`."""
-        variable = self._mask_variables().get(kernel.key)
-        return None if variable is None else ops.convert_to_numpy(variable)
-
     def step(self, epoch=None):
         """Count a batch; before it, compute the masks if the schedule says so.
 
@@ -325,12 +285,6 @@ class Sparsifier:
             return Regrowth(share, random_worth(options.seed, batch))
         return Regrowth(share, self._gradients.at(batch, self.masks))
 
-    def adopt_zeros(self):
-        """Take the zeros in the plain kernels for masked: of a model that was trained before."""
-        self.make_variables()
-        for variable, mask in self.plain_pairs():
-            mask.assign(ops.convert_to_numpy(variable) != 0)
-
     def apply(self, trainable_variables=None):
         """Set the masked weights of a plain model to 0, whatever an optimizer made of them.
 
@@ -366,43 +320,6 @@ class Sparsifier:
     def _regrow(self):
         """Whether masked edges compete by the values that they had."""
         return self.maker.options.regrow is True
-
-    # ---- state ----------------------------------------------------------------------------
-
-    def _layer_mask(self, kernel):
-        owner = kernel.owner
-        if not isinstance(owner, MaskedKernels):
-            return None
-        return owner.masks.get(kernel.name.lstrip("_"))
-
-    def _mask_variables(self):
-        found = {}
-        for kernel in self.kernels:
-            mask = self._layer_mask(kernel)
-            if mask is None:
-                mask = self._variables.get(kernel.key)
-            if mask is not None:
-                found[kernel.key] = mask
-        return found
-
-    def plain_pairs(self):
-        """The kernels without a masked layer: `(variable, mask variable)`."""
-        return [
-            (kernel.variable, self._variables[kernel.key])
-            for kernel in self.kernels
-            if kernel.key in self._variables
-        ]
-
-    def make_variables(self):
-        """Make the mask variables of plain kernels, all ones, so that a compiled step has them."""
-        for kernel in self.kernels:
-            if self._layer_mask(kernel) is None and kernel.key not in self._variables:
-                self._variables[kernel.key] = keras.Variable(
-                    np.ones(kernel.shape, bool),
-                    dtype="bool",
-                    trainable=False,
-                    name=f"{kernel.key}_mask".replace("/", "_"),
-                )
 
     def _values(self, kernel):
         """A plain kernel with the values that its masked edges had when they were masked."""
