@@ -235,3 +235,11 @@ if keras.backend.backend() == "jax":
         assert masked == [0] * 4 + [1] * 4 + [2] * 4
         steps = [b - a for a, b in itertools.pairwise(fetched)]
         assert steps == [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]
+
+
+def test_a_model_that_is_built_by_its_data_is_masked_before_the_first_batch():
+    model = keras.Sequential([layers.Dense(11, activation="tanh"), layers.Dense(5)])
+    model.compile("adam", "mse")
+    watch = Watch()
+    fit(model, magnitude(0.6, data=X, schedule="constant"), watch, epochs=1)
+    assert watch.zeros == [TARGET] * 3

@@ -2,7 +2,10 @@
 
 import warnings
 
+from keras import ops, tree
+
 from keras_saliency import validation
+from keras_saliency.graph.data import read_pairs
 from keras_saliency.sparsity.criteria.criterion import check_data, criterion_of
 from keras_saliency.sparsity.masking.regrowing import REGROW
 from keras_saliency.sparsity.masking.targets import check_granularity, check_sparsity
@@ -222,6 +225,10 @@ class iSparseCallback(SparseTraining):
                 "all edges of some layers at once. Take schedule='polynomial', or scope='erk'."
             )
         begin, last = self._begin_and_end(last)
+        if not model.built and self._arguments["data"] is not None:
+            # TensorFlow builds a model in its first step, which is too late for masks before it.
+            inputs = read_pairs(model, self._arguments["data"])[0]
+            model(tree.map_structure(lambda x: ops.convert_to_tensor(x[:1]), inputs))
         sparsifier = Sparsifier(model, **{**self._arguments, "begin": begin}, last=last)
         target = max(sparsifier.maker.targets.values())
         self._acts = sparsifier.schedule.ever_acts(epochs, steps, target, last)
