@@ -2,10 +2,12 @@
 
 import contextlib
 import inspect
+import itertools
 import threading
 
 import keras
 from keras import tree
+from keras.src.ops.node import Node
 
 from keras_saliency.graph.functional import (
     functional_of,
@@ -139,6 +141,8 @@ def flatten_model(
     if is_functional(model):
         graph.inputs = [Tensor(x.shape, x.dtype) for x in model.inputs]
         given = None if data is None else nested_inputs(model, (data,), {})
+        if given is None and any(None in x.shape[1:] for x in graph.inputs):
+            return _with_open_extents(model, graph)
         if given is not None:
             for tensor, x in zip(graph.inputs, given, strict=True):
                 if len(tensor.shape) == len(x.shape):
@@ -150,6 +154,31 @@ def flatten_model(
     graph.inputs = [x for x in tree.flatten(structure) if isinstance(x, Tensor)]
     graph.outputs = _trace(model, *structure, graph)
     return graph
+
+
+# What an axis that a model leaves open stands at where the model must be run through without data:
+# a few tokens, a few dozen pixels.
+_OPEN = {4: 64, 5: 32}
+_OPEN_SEQUENCE = 8
+
+
+def _with_open_extents(model, graph):
+    """The graph of a model as it is, or else with numbers in place of the axes it leaves open."""
+    part = graph.part()
+    try:
+        part.inputs = list(graph.inputs)
+        part.outputs = _inline(model, part.inputs, part)
+        return part
+    except ValueError as error:
+        for tensor in graph.inputs:
+            extent = _OPEN.get(len(tensor.shape), _OPEN_SEQUENCE)
+            rest = (extent if n is None else n for n in tensor.shape[1:])
+            tensor.shape = (*tensor.shape[:1], *rest)
+        try:
+            graph.outputs = _inline(model, graph.inputs, graph)
+        except ValueError:
+            raise error from None
+        return graph
 
 
 def _to_tensor(x):
@@ -382,7 +411,7 @@ def _trace(layer, args, kwargs, graph):
             "data first."
         )
     error = None
-    for batch in graph.batches:
+    for inline, batch in itertools.product((False, True), graph.batches):
         stand_ins, tensors = [], []
 
         def stand_in(x, batch=batch, stand_ins=stand_ins, tensors=tensors):
@@ -398,7 +427,8 @@ def _trace(layer, args, kwargs, graph):
         symbolic_kwargs = {k: v for k, v in symbolic_kwargs.items() if v is not None}
         with _TRACING, _forgotten_nodes(layer):
             try:
-                outputs = tree.flatten(layer.call(*symbolic_args, **symbolic_kwargs))
+                with _lenient_calls(layer, graph, inline):
+                    outputs = tree.flatten(layer.call(*symbolic_args, **symbolic_kwargs))
             except Exception as exception:
                 error = error or exception
                 continue
@@ -410,6 +440,51 @@ def _trace(layer, args, kwargs, graph):
         "`keras.ops` and Keras layers. "
         f"{_advice(graph, layer)}"
     ) from error
+
+
+@contextlib.contextmanager
+def _lenient_calls(layer, graph, inline):
+    """Let layers inside `layer` be called on symbolic tensors where Keras cannot tell their spec.
+
+    Arguments that are `None` are left out, which a `compute_output_spec` of a parent class may not
+    know. With `inline`, layers made of layers are replaced by what their `call` does, and leaves
+    among them may return `None` among their tensors.
+    """
+
+    def lenient(symbolic_call):
+        def call(*args, **kwargs):
+            return symbolic_call(*args, **{k: v for k, v in kwargs.items() if v is not None})
+
+        return call
+
+    inside = {id(x): x for x in layer._flatten_layers(include_self=False)}.values()
+    opened = [x for x in inside if inline and _is_composite(x) and not isinstance(x, keras.Model)]
+    opened = [(x, type(x)) for x in opened]
+    for child in inside:
+        child.__dict__["symbolic_call"] = lenient(child.symbolic_call)
+    for child, cls in opened:
+        call = _noted if graph.is_leaf(child) else _inlined
+        object.__setattr__(child, "__class__", type(cls.__name__, (cls,), {"__call__": call}))
+    try:
+        yield
+    finally:
+        for child, cls in opened:
+            object.__setattr__(child, "__class__", cls)
+        for child in inside:
+            child.__dict__.pop("symbolic_call", None)
+
+
+def _inlined(layer, *args, **kwargs):
+    return layer.call(*args, **{key: value for key, value in kwargs.items() if value is not None})
+
+
+def _noted(layer, *args, **kwargs):
+    """A call on symbolic tensors, of whose results those count that are tensors."""
+    given = {key: value for key, value in kwargs.items() if value is not None}
+    outputs = layer.compute_output_spec(*args, **given)
+    tensors = [x for x in tree.flatten(outputs) if isinstance(x, keras.KerasTensor)]
+    Node(operation=layer, call_args=args, call_kwargs=given, outputs=tensors)
+    return outputs
 
 
 @contextlib.contextmanager

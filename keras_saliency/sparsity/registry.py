@@ -11,8 +11,9 @@ class Registry:
     What is looked up for a layer is what was registered for its class, or else for the nearest
     ancestor along `__mro__`: at each class first for the class itself, then for its name. A name is
     the one under which the class is registered with Keras, `"keras_hub>TransformerEncoder"`, so
-    that a rule needs no import of the package that it is about; a class of Keras that Keras does
-    not export is `"keras>LayerScale"`, one of `keras.ops` `"keras.ops>Matmul"`.
+    that a rule needs no import of the package that it is about; a class that is not registered goes
+    by the package it comes from, `"keras_hub>LlamaLayerNorm"`, one of Keras that Keras does not
+    export is `"keras>LayerScale"`, one of `keras.ops` `"keras.ops>Matmul"`.
 
     Args:
         what: What the values are, for errors.
@@ -65,9 +66,11 @@ def _checked(layer_class):
 
 
 def _name(cls):
-    if cls.__module__.split(".")[0] == "keras":
+    package = cls.__module__.split(".")[0]
+    if package == "keras":
         return f"keras{'' if issubclass(cls, keras.layers.Layer) else '.ops'}>{cls.__name__}"
-    return keras.saving.get_registered_name(cls)
+    name = keras.saving.get_registered_name(cls)
+    return name if ">" in name else f"{package}>{name}"
 
 
 _SIGNIFICANCE_RULES = Registry("significance rule")

@@ -29,6 +29,7 @@ from keras_saliency.sparsity.masking.options import MaskingOptions
 from keras_saliency.sparsity.masking.shares import (
     erdos_renyi,
     is_depthwise,
+    is_table,
     lamp,
     per_layer,
     total_count,
@@ -96,6 +97,8 @@ class MaskMaker:
         if options.granularity == "channel" and not named:
             self._spare_outputs()
         if isinstance(options.granularity, tuple):
+            if not named:
+                self._leave(is_table, "a table is looked up, so N:M has nothing to speed up in it")
             self._check_neighbours()
         if options.scope in ("lamp", "erk", "global"):
             self._share = next(iter(self.targets.values()))
@@ -278,6 +281,12 @@ class MaskMaker:
         walk = SignificanceWalk(self.model, self.data[0], stored=self.stored, **options)
         reached = {kernel.key for kernel in walk.kernels}
         lost = [kernel.key for kernel in self.kernels if kernel.key not in reached]
+        tables = [k for k in self.kernels if k.key in lost and is_table(k)]
+        if tables and len(tables) == len(lost) < len(self.kernels):
+            # Looked up at constant indices, as positions are: no input decides what comes out.
+            for kernel in tables:
+                yield kernel, HeldScores(_magnitude(kernel, values)), lambda mask: None
+            lost = []
         if lost:
             raise ValueError(
                 f"{lost} lie on no path to an output of '{self.model.name}', so they have no "
@@ -352,6 +361,12 @@ def _lifted(pairs):
     if lowest >= 0:
         return pairs
     return [(k, s.lifted(lowest) if hasattr(s, "lifted") else s, d) for k, s, d in pairs]
+
+
+def _magnitude(kernel, values):
+    given = values(kernel)
+    given = ops.convert_to_numpy(kernel.variable) if given is None else given
+    return np.abs(np.asarray(given, "float64"))
 
 
 def _merged(found):

@@ -1,11 +1,17 @@
 """How many edges each kernel loses, so that the model loses its share exactly."""
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_saliency.sparsity.ranking import drop_lowest
 
 SCOPES = ("layer", "global", "lamp", "erk")
+
+
+def is_table(kernel):
+    """Whether a kernel is looked up, not multiplied with."""
+    return isinstance(kernel.layer, keras.layers.Embedding)
 
 
 def is_depthwise(kernel):
