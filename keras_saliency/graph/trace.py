@@ -110,6 +110,7 @@ def flatten_model(
     spared=_never,
     opens=_never,
     batches=(None, 2),
+    fill=False,
 ):
     """Open a model up into a flat `Graph`.
 
@@ -130,6 +131,8 @@ def flatten_model(
             is made of. One without weights that cannot be traced is a leaf then.
         batches: Batch sizes with which layers are called, until one works: code that computes
             with the batch size does not get on with an unknown one.
+        fill: Whether, without data, axes that a model leaves open stand at some extent where it
+            cannot be traced otherwise.
 
     Returns:
         A `Graph`.
@@ -141,7 +144,7 @@ def flatten_model(
     if is_functional(model):
         graph.inputs = [Tensor(x.shape, x.dtype) for x in model.inputs]
         given = None if data is None else nested_inputs(model, (data,), {})
-        if given is None and any(None in x.shape[1:] for x in graph.inputs):
+        if fill and given is None and any(None in x.shape[1:] for x in graph.inputs):
             return _with_open_extents(model, graph)
         if given is not None:
             for tensor, x in zip(graph.inputs, given, strict=True):
@@ -465,9 +468,15 @@ def _lenient_calls(layer, graph, inline):
     for child, cls in opened:
         call = _noted if graph.is_leaf(child) else _inlined
         object.__setattr__(child, "__class__", type(cls.__name__, (cls,), {"__call__": call}))
+    # Without it JAX leaves `array & symbol` to the symbol, as the other backends do.
+    jax_array = keras.KerasTensor.__dict__.get("__jax_array__") if inline else None
+    if jax_array is not None:
+        del keras.KerasTensor.__jax_array__
     try:
         yield
     finally:
+        if jax_array is not None:
+            keras.KerasTensor.__jax_array__ = jax_array
         for child, cls in opened:
             object.__setattr__(child, "__class__", cls)
         for child in inside:

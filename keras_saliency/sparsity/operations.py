@@ -11,12 +11,12 @@ import numpy as np
 from keras import layers, tree
 
 from keras_saliency.graph.functional import functional_of, is_functional
-from keras_saliency.graph.trace import Call, Tensor, flatten_model
+from keras_saliency.graph.trace import Call, Tensor, flatten_model, sublayers
 from keras_saliency.layers.attention.convolution_heads import ConvolutionHeads
 from keras_saliency.layers.attention.peers.msmsa import MSMSA
 from keras_saliency.layers.attention.saliency_series import SaliencySeries
 from keras_saliency.layers.attention.san import SANAttention
-from keras_saliency.sparsity.registry import Registry
+from keras_saliency.sparsity.registry import Registry, find_kernels
 
 
 class Work(NamedTuple):
@@ -92,8 +92,13 @@ def _stand_ins(model, shapes):
 
 
 def _opens(layer):
-    """Keras's layers with weights and without a rule multiply by no matrix (norms, tables)."""
-    return not (type(layer).__module__.startswith("keras.") and layer.weights)
+    """Keras's layers with weights and without a rule multiply by no matrix (norms, tables).
+
+    Nor do layers that are known to have no edges and hold no others.
+    """
+    if type(layer).__module__.startswith("keras.") and layer.weights:
+        return False
+    return find_kernels(layer) != {} or any(child.weights for child in sublayers(layer))
 
 
 def _rule(*classes):

@@ -123,7 +123,9 @@ class MaskMaker:
         try:
             sample = None if is_functional(model) else first_sample(self.data[0])
             known = {id(kernel.variable) for kernel in maskable_kernels(model)}
-            outputs = kernels_of_outputs(flatten_model(model, sample, has_rule, ADVICE), known)
+            outputs = kernels_of_outputs(
+                flatten_model(model, sample, has_rule, ADVICE, fill=True), known
+            )
         except (ValueError, TypeError) as error:
             _logger.warning(
                 "Which layers make the outputs of '%s' cannot be seen, so their channels are "

@@ -278,4 +278,4 @@ def _channel_scores(model, data, criterion, seed, loss, batch_size):
 def _kernels_of_outputs(model):
     """Ids of the kernels whose channels are the model's outputs, which stay in any case."""
     known = {id(kernel.variable) for kernel in maskable_kernels(model)}
-    return kernels_of_outputs(flatten_model(model, None, has_rule, ADVICE), known)
+    return kernels_of_outputs(flatten_model(model, None, has_rule, ADVICE, fill=True), known)

@@ -197,7 +197,12 @@ class SignificanceWalk:
         data = read_inputs(model, data, max_samples)
         self.spared = selected_layers(model, exclude, "exclude")
         self._graph = flatten_model(
-            model, first_sample(data), has_rule, ADVICE, self.spared.__contains__
+            model,
+            first_sample(data),
+            has_rule,
+            ADVICE,
+            self.spared.__contains__,
+            fill=True,
         )
         for call in self._graph.calls:
             check_rule(call, self.spared)
