@@ -326,6 +326,7 @@ TARGETS = {
         layers.CondensedMemory, [(2, 4), (2, 3, 5), (2, 3, 2)], units=2
     ),
     "MSROI": layer_target(layers.MSROI, (2, 5, 4, 2), num_classes=2),
+    "PixelDeflection": layer_target(layers.PixelDeflection, (2, 5, 4, 2)),
     "models.MSROI": Target(
         models.MSROI,
         lambda: {**SMALL_IMAGES, "stages": 1, "filters": 2},

@@ -34,6 +34,7 @@ from keras_saliency.layers.convolution.ms_roi import MSROI
 from keras_saliency.layers.convolution.quadratic import QuadraticConv2D
 from keras_saliency.layers.convolution.shift import ShiftAttention2D, ShiftConv2D
 from keras_saliency.layers.convolution.spectral import SpectralTransform2D
+from keras_saliency.layers.imaging.pixel_deflection import PixelDeflection
 from keras_saliency.layers.masked import (
     MaskedConv,
     MaskedConv1D,
@@ -103,6 +104,7 @@ __all__ = [
     "MaxDropout",
     "Maxout",
     "ParameterFreeAttention",
+    "PixelDeflection",
     "QuadraticConv2D",
     "RecurrentAttention",
     "RecurrentConv2D",
