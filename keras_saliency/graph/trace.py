@@ -243,6 +243,11 @@ def _expand(operation, args, kwargs, symbolic_outputs, graph):
             part = graph.part()
             try:
                 outputs = _trace(operation, args, kwargs, part)
+                if len(outputs) != len(symbolic_outputs):
+                    raise ValueError(
+                        f"'{operation.name}' ({type(operation).__name__}) returns something that "
+                        f"does not come from its inputs. {_advice(graph, operation)}"
+                    )
             except ValueError:
                 if operation.weights:
                     raise

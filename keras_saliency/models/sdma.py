@@ -24,6 +24,8 @@ _SALIENCY = (
     depth=validation.whole(),
     units=validation.whole(optional=True),
     forecast=validation.whole(optional=True),
+    residual=validation.one_of("last", None),
+    highway=validation.boolean,
     stack=validation.one_of(*_STACKS),
     dropout=validation.share,
     classifier_activation=validation.activation,
@@ -36,6 +38,8 @@ def SDMA(  # a function named like the model it makes, as in keras.applications
     stack="type2",
     units=None,
     forecast=None,
+    residual="last",
+    highway=True,
     dropout=0.0,
     classifier_activation="softmax",
     name="sdma",
@@ -49,6 +53,10 @@ def SDMA(  # a function named like the model it makes, as in keras.applications
     the paper's single layer. As in the paper, a fully connected layer classifies and a recurrent
     one forecasts (figure 6.4).
 
+    SDMA is for classification. A forecaster needs the level of its series more than saliency: with
+    `residual` and `highway`, which are ours, it beats the naive forecast, and so does an LSTM with
+    them (`examples/forecasting.py`).
+
     Args:
         input_shape: `(time, variates)`; time may be `None`.
         num_classes: Number of classes, or `None` for a forecaster.
@@ -57,6 +65,11 @@ def SDMA(  # a function named like the model it makes, as in keras.applications
         units: Units of each branch of each block; twice the variates by default.
         forecast: Number of variates of the forecast, `(batch, forecast)`: what the series will be
             at the step that the targets stand for. Instead of `num_classes`.
+        residual: Of a forecaster: with `"last"` the window minus its last step goes in, and what
+            comes out is added to the last step, so that a new model repeats it. The forecast is
+            then of the first `forecast` variates. `None`: the values themselves. Pad in front.
+        highway: Of a forecaster: whether a linear map of the window, zero at first, is added. It
+            is left out where the number of steps is open.
         dropout: Share of the inputs that each branch drops in training.
         classifier_activation: Of the last layer of a classifier; `None` returns logits.
         name: Name of the model.
@@ -92,15 +105,24 @@ def SDMA(  # a function named like the model it makes, as in keras.applications
             "Give `num_classes` for a classifier or `forecast` for a forecaster. "
             f"Received: num_classes={num_classes}, forecast={forecast}"
         )
+    if forecast is not None and residual and forecast > input_shape[1]:
+        raise ValueError(
+            "`residual='last'` adds the forecast to the last step, so there are no more variates "
+            f"to forecast than in the series. Received: forecast={forecast}, "
+            f"input_shape={input_shape}. Pass residual=None to forecast other quantities."
+        )
     taken = {"return_sequences", "return_branches"} & set(kwargs)
     if taken:
         raise ValueError(f"The model decides on {sorted(taken)} itself.")
     units = 2 * input_shape[1] if units is None else units
     saliency_arguments = {k: kwargs[k] for k in _SALIENCY if k in kwargs}
 
-    inputs = keras.Input(input_shape, name="series")
-    saliency = SaliencySeries(**saliency_arguments, name="saliency")(inputs)
-    pair = [inputs, saliency]
+    inputs = window = keras.Input(input_shape, name="series")
+    if forecast is not None and residual:
+        level = inputs[:, -1:]
+        window = inputs - level
+    saliency = SaliencySeries(**saliency_arguments, name="saliency")(window)
+    pair = [window, saliency]
     for number in range(1, depth + 1):
         last = number == depth
         block = SDMACrossAttention(
@@ -122,4 +144,9 @@ def SDMA(  # a function named like the model it makes, as in keras.applications
         # Linear at the end: a forecast is not confined to (-1, 1) as what an LSTM returns.
         state = recurrent[kwargs.get("recurrent", "lstm")](units, name="reader")(result)
         outputs = keras.layers.Dense(forecast, name="forecast")(state)
+        if highway and input_shape[0] is not None:
+            line = keras.layers.Dense(forecast, kernel_initializer="zeros", name="highway")
+            outputs = outputs + line(keras.layers.Flatten(name="window")(window))
+        if residual:
+            outputs = outputs + level[:, 0, :forecast]
     return keras.Model(inputs, outputs, name=name)

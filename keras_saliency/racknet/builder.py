@@ -1,5 +1,6 @@
 """The network that an allocation describes (G 3.4.1, 3.4.6.2, 3.5.1)."""
 
+import math
 import numbers
 
 import keras
@@ -9,6 +10,7 @@ from keras_saliency import validation
 from keras_saliency.layers.activations.maxout import Maxout
 from keras_saliency.layers.recurrent.recurrent_conv import RecurrentConv2D
 from keras_saliency.racknet.kernel_sharing import update_kernel_sharing
+from keras_saliency.sparsity.shrinking import count_operations
 
 _CHOICES = {
     "network": ("cnn", "rcnn"),
@@ -16,7 +18,10 @@ _CHOICES = {
     "pooling": ("average", "max"),
     "task": ("classification", "regression"),
     "normalization": (None, "batch"),
+    "head": ("flatten", "pool"),
 }
+# Larger maps are pooled before the head: flattened, it would hold most of the network's weights.
+MOST_POSITIONS = 64
 
 
 def check_choice(name, value):
@@ -50,7 +55,14 @@ def check_kernel_sizes(kernel_size, kernels):
     return [[int(n) for n in rack] for rack in sizes]
 
 
-def build_network(
+def build_network(kernels, *args, **kwargs):
+    """Builds the network of racks for a given allocation; see `assemble`."""
+    model = assemble(kernels, *args, **kwargs)
+    update_kernel_sharing(model)
+    return model
+
+
+def assemble(
     kernels,
     input_shape,
     num_classes,
@@ -62,15 +74,16 @@ def build_network(
     task="classification",
     steps=3,
     share_weights=True,
-    normalization=None,
+    normalization="batch",
+    head="flatten",
     value_range=None,
     data_format=None,
     name="racknet",
 ):
-    """Builds the network of racks for a given allocation.
+    """Builds the network of racks for a given allocation, with weights of its own in every layer.
 
     Racks of same-padded convolutions; between two racks the images are halved by pooling, after
-    every rack there is dropout; then pooling to a fixed size, and a dense head.
+    every rack there is dropout; then a dense head.
 
     Args:
         kernels: list of racks, each a list of ints, as from `RACKNet.allocate`.
@@ -86,8 +99,10 @@ def build_network(
         steps: int, recurrent steps of `"rcnn"`.
         share_weights: bool, whether the layers of a rack of `"rcnn"` share the patterns of their
             kernels (G 3.4.6.2). Layers share with the one before when the windows are the same.
-        normalization: None, or `"batch"` for batch normalisation after every convolution of
-            `"cnn"`.
+        normalization: `"batch"` for batch normalisation after every convolution of `"cnn"`, or
+            None. The layers of `"rcnn"` normalise their responses themselves.
+        head: `"flatten"`: the head reads every position of the last map, where it has at most 64 of
+            them; larger maps, and those of unknown extent, are averaged. `"pool"`: always averaged.
         value_range: (low, high) of the pixels; they are rescaled to [0, 1] first unless they
             lie in [0, 1] or [-1, 1] already. None: no rescaling.
         data_format: `"channels_last"`, `"channels_first"`, or None for Keras's setting.
@@ -107,13 +122,9 @@ def build_network(
         ("pooling", pooling),
         ("task", task),
         ("normalization", normalization),
+        ("head", head),
     ):
         check_choice(choice, value)
-    if normalization == "batch" and network == "rcnn":
-        raise ValueError(
-            '`normalization` must be None for network="rcnn", whose layers normalise their '
-            'responses themselves. Received: normalization="batch"'
-        )
     num_classes = check_count("num_classes", num_classes)
     if task == "classification" and num_classes < 2:
         raise ValueError(
@@ -166,7 +177,7 @@ def build_network(
                 x = layer([x, pattern] if pattern is not None and before == window else x)
                 x, pattern = x if follows else (x, None)
                 continue
-            x = layers.Conv2D(**common)(x)
+            x = layers.Conv2D(use_bias=normalization is None, **common)(x)
             if normalization == "batch":
                 # Keras's momentum of 0.99 needs hundreds of steps before a model can be judged.
                 x = layers.BatchNormalization(
@@ -178,7 +189,11 @@ def build_network(
                 x = layers.Activation("relu", name=f"rack{i}_relu{j}")(x)
         if dropout:
             x = layers.Dropout(dropout, name=f"rack{i}_dropout")(x)
-    x = layers.GlobalAveragePooling2D(data_format=data_format, name="pool")(x)
+    space = x.shape[2:] if channel_axis == 1 else x.shape[1:-1]
+    if head == "flatten" and None not in space and math.prod(space) <= MOST_POSITIONS:
+        x = layers.Flatten(data_format=data_format, name="flatten")(x)
+    else:
+        x = layers.GlobalAveragePooling2D(data_format=data_format, name="pool")(x)
     # The head computes in float32, whatever the policy: half precision loses probabilities.
     outputs = layers.Dense(
         num_classes,
@@ -186,6 +201,47 @@ def build_network(
         dtype="float32",
         name="head",
     )(x)
-    model = keras.Model(inputs, outputs, name=name)
-    update_kernel_sharing(model)
-    return model
+    return keras.Model(inputs, outputs, name=name)
+
+
+def fitting_budget(build, layers_count, limit, name):
+    """The budget of kernels with which a network stays in a limit that one more would exceed.
+
+    Args:
+        build: Function of a budget that returns a model.
+        layers_count: int, the least budget, a kernel a layer.
+        limit: int, parameters of the model, or multiplications for one image.
+        name: str, `"parameters"` or `"macs"`.
+    """
+
+    def cost(budget):
+        # No value of a weight is needed, nor a random number drawn.
+        with keras.StatelessScope(initialize_variables=False):
+            model = build(budget)
+            if name == "parameters":
+                return model.count_params()
+            count = count_operations(model)
+        if count is None:
+            raise ValueError(
+                "`macs` needs images of a known size. Received statistics of images whose size "
+                "differs. Give `parameters` or a `budget` of kernels."
+            )
+        return count // 2
+
+    low = layers_count
+    least = cost(low)
+    if least > limit:
+        raise ValueError(
+            f"`{name}` must be at least {least}, what the network has with one kernel in each "
+            f"layer. Received: {name}={limit}"
+        )
+    high = 2 * low
+    while cost(high) <= limit:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if cost(middle) <= limit:
+            low = middle
+        else:
+            high = middle
+    return low

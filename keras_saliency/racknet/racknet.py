@@ -2,8 +2,11 @@
 
 import inspect
 
+from keras_saliency import validation
 from keras_saliency.racknet import allocation
 from keras_saliency.racknet.statistics import DatasetStatistics
+
+_BUDGET = 400
 
 
 class RACKNet:
@@ -176,10 +179,12 @@ class RACKNet:
         probe = DatasetStatistics.from_counts([[1]], (8, 8, 1))
         size = design.get("kernel_size", 3)
         per_layer = isinstance(size, list | tuple) or (isinstance(size, str) and size == "auto")
+        _limit(budget, design.get("parameters"), design.get("macs"))
+        free = {"parameters": None, "macs": None, "kernel_size": 3 if per_layer else size}
         cls.from_statistics(
             probe,
             allocation.check_budget(budget, 1),
-            **{**design, "kernel_size": 3 if per_layer else size},
+            **{**design, **free},
             num_classes=2 if num_classes is None else num_classes,
         )
         settings = {name: kwargs[name] for name in _ANALYSIS if name in kwargs}
@@ -202,9 +207,13 @@ class RACKNet:
         task="classification",
         steps=3,
         share_weights=True,
-        normalization=None,
+        normalization="batch",
+        head="flatten",
         seed=0,
         name="racknet",
+        *,
+        parameters=None,
+        macs=None,
     ):
         """Builds the model that the statistics of a data set describe.
 
@@ -225,9 +234,16 @@ class RACKNet:
             task: `"classification"` (softmax) or `"regression"` (linear).
             steps: int, recurrent steps of `"rcnn"`.
             share_weights: bool, whether `"rcnn"` shares weights within a rack (G 3.4.6.2).
-            normalization: None as in the paper, or `"batch"` for batch normalisation (`"cnn"`).
+            normalization: `"batch"` for batch normalisation after every convolution of `"cnn"`, or
+                None as in the paper. The layers of `"rcnn"` normalise their responses themselves.
+            head: `"flatten"`: the head reads every position of the last map, where it has at most
+                64 of them; larger maps, and those of unknown extent, are averaged. `"pool"`:
+                always averaged.
             seed: int, of `strategy="random"`.
             name: str, name of the model.
+            parameters: int, the most parameters that the model may have, in place of `budget`.
+            macs: int, the most multiply-accumulate operations that it may do for one image, in
+                place of `budget`.
 
         Returns:
             A functional `keras.Model`, not compiled. It takes the pixels as they are in the data
@@ -237,7 +253,7 @@ class RACKNet:
             ValueError, TypeError: when an argument is none of the above, the budget is below the
                 number of layers, or the number of classes is not known.
         """
-        from keras_saliency.racknet.builder import build_network
+        from keras_saliency.racknet.builder import assemble, build_network, fitting_budget
 
         if not isinstance(statistics, DatasetStatistics):
             raise TypeError(
@@ -252,26 +268,50 @@ class RACKNet:
                 "`num_classes` must be given, since the data set had no labels, or a single class. "
                 "Received: num_classes=None"
             )
-        kernels = cls.allocate(statistics, budget, strategy=strategy, seed=seed)
         if isinstance(kernel_size, str) and kernel_size == "auto":
             kernel_size = statistics.kernel_sizes()
-        return build_network(
-            kernels,
-            statistics.input_shape,
-            num_classes,
-            network=network,
-            activation=activation,
-            pooling=pooling,
-            dropout=dropout,
-            kernel_size=kernel_size,
-            task=task,
-            steps=steps,
-            share_weights=share_weights,
-            normalization=normalization,
-            value_range=statistics.value_range,
-            data_format=statistics.data_format,
-            name=name,
+        design = {
+            "input_shape": statistics.input_shape,
+            "num_classes": num_classes,
+            "network": network,
+            "activation": activation,
+            "pooling": pooling,
+            "dropout": dropout,
+            "kernel_size": kernel_size,
+            "task": task,
+            "steps": steps,
+            "share_weights": share_weights,
+            "normalization": normalization,
+            "head": head,
+            "value_range": statistics.value_range,
+            "data_format": statistics.data_format,
+            "name": name,
+        }
+
+        def allocated(budget):
+            return cls.allocate(statistics, budget, strategy=strategy, seed=seed)
+
+        limit = _limit(budget, parameters, macs)
+        if limit is not None:
+            name, most = limit
+            layers = sum(map(len, statistics.clusters))
+            budget = fitting_budget(lambda b: assemble(allocated(b), **design), layers, most, name)
+        return build_network(allocated(budget), **design)
+
+
+def _limit(budget, parameters, macs):
+    """`(name, number)` of the limit that stands in place of a budget, or `None`."""
+    given = {"parameters": parameters, "macs": macs}
+    given = {name: number for name, number in given.items() if number is not None}
+    if not given:
+        return None
+    if len(given) > 1 or budget != _BUDGET:
+        raise ValueError(
+            "Give one of `budget`, `parameters` and `macs`. Received: "
+            + ", ".join(f"{name}={number}" for name, number in {"budget": budget, **given}.items())
         )
+    ((name, number),) = given.items()
+    return name, validation.integer(name, number)
 
 
 def _names(method, *without):

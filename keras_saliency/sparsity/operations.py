@@ -16,6 +16,7 @@ from keras_saliency.layers.attention.convolution_heads import ConvolutionHeads
 from keras_saliency.layers.attention.peers.msmsa import MSMSA
 from keras_saliency.layers.attention.saliency_series import SaliencySeries
 from keras_saliency.layers.attention.san import SANAttention
+from keras_saliency.layers.recurrent.recurrent_conv import RecurrentConv2D
 from keras_saliency.sparsity.registry import Registry, find_kernels
 
 
@@ -258,6 +259,17 @@ def _scale_space_attention(call):
     where = _space(call.layer, call.outputs[0].shape)
     kernels = [x for x in call.layer.trainable_weights if x.name.endswith("kernel")]
     return [(kernel, _product(where, *kernel.shape)) for kernel in kernels]
+
+
+@_rule(RecurrentConv2D)
+def _recurrent_convolution(call):
+    layer = call.layer
+    where = _space(layer, call.outputs[0].shape)
+    work = [(layer.kernel, _product(where, *layer.kernel.shape))]
+    if layer.steps:
+        kernel = layer.recurrent_kernel
+        work.append((kernel, _product(where, layer.steps, *kernel.shape)))
+    return work
 
 
 @_rule(ConvolutionHeads)

@@ -79,3 +79,29 @@ def test_bad_arguments(arguments, name):
         SDMA((9, 3), **arguments)
     with pytest.raises(ValueError, match="input_shape"):
         SDMA((9, None), num_classes=2)
+
+
+def test_a_new_forecaster_repeats_the_last_step():
+    x = series() + 1000
+    model = SDMA((23, 3), forecast=2)
+    model.get_layer("forecast").kernel.assign(0 * model.get_layer("forecast").kernel)
+    assert_close(model(x), x[:, -1, :2], 1e-4)
+
+
+def test_a_forecast_moves_with_the_level_of_its_series():
+    x = series()
+    model = SDMA((23, 3), forecast=2, depth=1)
+    kernel = model.get_layer("highway").kernel
+    kernel.assign(np.random.default_rng(0).normal(size=kernel.shape))
+    window = (x - x[:, -1:]).reshape(6, -1)
+    before = SDMA((23, 3), forecast=2, depth=1, highway=False)
+    before.set_weights([w for w in model.get_weights() if w.shape not in ((69, 2),)][:-1])
+    lines = window @ np.asarray(keras.ops.convert_to_numpy(kernel))
+    assert_close(model(x), keras.ops.convert_to_numpy(before(x)) + lines, 1e-4)
+    assert_close(model(x + 50), keras.ops.convert_to_numpy(model(x)) + 50, 1e-3)
+
+
+def test_other_quantities_are_forecast_without_the_residual():
+    with pytest.raises(ValueError, match="no more variates to forecast"):
+        SDMA((23, 3), forecast=4)
+    assert SDMA((23, 3), forecast=4, residual=None).output_shape == (None, 4)

@@ -5,6 +5,7 @@ import pytest
 from keras_saliency import DatasetStatistics, RACKNet, RecurrentConv2D
 from keras_saliency.callbacks import KernelSharingCallback, update_kernel_sharing
 from keras_saliency.racknet.kernel_sharing import most_similar
+from keras_saliency.sparsity import count_operations
 
 CLUSTERS = [[3, 5], [2, 2, 4]]
 STATS = DatasetStatistics.from_counts(CLUSTERS, (11, 7, 3), num_classes=4)
@@ -284,7 +285,11 @@ def test_a_bad_frequency_is_named(frequency):
         ({"num_classes": 1}, ValueError, "`num_classes` must be at least 2"),
         ({"num_classes": 2.5}, TypeError, "`num_classes` must be an integer"),
         ({"steps": -1}, ValueError, "`steps` must be an integer >= 0"),
-        ({"network": "rcnn", "normalization": "batch"}, ValueError, "`normalization` must be None"),
+        ({"head": "dense"}, ValueError, "`head` must be one of"),
+        ({"parameters": 900}, ValueError, "Give one of `budget`, `parameters` and `macs`"),
+        ({"budget": 400, "parameters": 9, "macs": 9}, ValueError, "Give one of `budget`"),
+        ({"budget": 400, "parameters": 9}, ValueError, "`parameters` must be at least"),
+        ({"budget": 400, "macs": 2.5}, TypeError, "`macs` must be an integer"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, error, match):
@@ -301,3 +306,32 @@ def test_unknown_classes_are_asked_for():
 def test_statistics_of_another_type_are_refused():
     with pytest.raises(TypeError, match="`statistics` must be a DatasetStatistics"):
         RACKNet.from_statistics(CLUSTERS, 43)
+
+
+@pytest.mark.parametrize("network", ["cnn", "rcnn"])
+@pytest.mark.parametrize(("name", "limit"), [("parameters", 6000), ("macs", 60_000)])
+def test_a_limit_is_met_and_one_kernel_more_would_exceed_it(network, name, limit):
+    def cost(model):
+        return model.count_params() if name == "parameters" else count_operations(model) // 2
+
+    model = RACKNet.from_statistics(SMALL, network=network, **{name: limit})
+    budget = sum(layer.filters for layer in model.layers if hasattr(layer, "filters"))
+    wider = RACKNet.from_statistics(SMALL, budget + 1, network=network)
+    assert cost(model) <= limit < cost(wider)
+
+
+def test_a_limit_of_operations_needs_images_of_a_known_size():
+    open_ended = DatasetStatistics.from_counts(CLUSTERS, (None, None, 3), 4)
+    with pytest.raises(ValueError, match="`macs` needs images of a known size"):
+        RACKNet.from_statistics(open_ended, macs=10_000)
+
+
+def test_the_head_reads_positions_where_they_are_few():
+    def head(shape, **kwargs):
+        stats = DatasetStatistics.from_counts(CLUSTERS, shape, 4)
+        model = RACKNet.from_statistics(stats, 17, **kwargs)
+        return [layer.name for layer in model.layers][-2]
+
+    assert head((16, 16, 1)) == "flatten"
+    assert head((16, 16, 1), head="pool") == "pool"
+    assert head((64, 64, 1)) == head((None, None, 1)) == "pool"

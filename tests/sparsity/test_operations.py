@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_saliency.layers import MSMSA, SaliencySeries, SANAttention, XM2AHeads
+from keras_saliency.layers import MSMSA, RecurrentConv2D, SaliencySeries, SANAttention, XM2AHeads
 from keras_saliency.sparsity import count_operations, shrink_to, sparsify, sparsity_report
 from keras_saliency.sparsity.shrinking.cost import operations
 from keras_saliency.sparsity.shrinking.groups import ChannelGroups
@@ -106,6 +106,11 @@ COUNTED = {
     "table": (lambda: sequential((4,), layers.Embedding(7, 3), layers.Dense(2)), [0, 4 * 3 * 2], 0),
     "subclassed": (subclassed, [5 * 3, 3 * 2], 0),
     "scale space": (san, [64 * 9 * 3 * 4, 64 * 9 * 4 * 4], 0),
+    "recurrent steps": (
+        lambda: sequential((5, 6, 2), RecurrentConv2D(4, 3, steps=3)),
+        [30 * 9 * 2 * 4, 3 * 30 * 9 * 4 * 4],
+        0,
+    ),
     "salient events": (
         lambda: sequential((6, 3), SaliencySeries(), layers.LSTM(2)),
         [6 * 3 * 8, 6 * 2 * 8],
