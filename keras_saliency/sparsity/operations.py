@@ -95,9 +95,11 @@ def _stand_ins(model, shapes):
 def _opens(layer):
     """Keras's layers with weights and without a rule multiply by no matrix (norms, tables).
 
-    Nor do layers that are known to have no edges and hold no others.
+    Nor do others with weights that are known to have no edges and hold no layers with weights.
     """
-    if type(layer).__module__.startswith("keras.") and layer.weights:
+    if not layer.weights:
+        return True
+    if type(layer).__module__.startswith("keras."):
         return False
     return find_kernels(layer) != {} or any(child.weights for child in sublayers(layer))
 

@@ -6,7 +6,11 @@ import pytest
 from keras import layers, ops
 
 import keras_saliency
-from keras_saliency.sparsity import edge_significance, register_significance_rule
+from keras_saliency.sparsity import (
+    count_operations,
+    edge_significance,
+    register_significance_rule,
+)
 
 SAMPLES, LENGTH, TOKENS = 32, 7, 31
 
@@ -270,3 +274,57 @@ def test_rules_are_found_by_the_package_of_classes_that_are_not_registered():
         [keras.Input((4,)), layers.Dense(3, name="a"), Shift(), layers.Dense(2)]
     )
     assert edge_significance(model, scores="identity")["a"].shape == (4, 3)
+
+
+@pytest.mark.parametrize("kind", [bert, gpt2, llama, vit])
+def test_uniform_keeps_the_class_and_the_function_of_what_stays(models, kind, tmp_path):
+    keras.utils.set_random_seed(2)
+    model, x = kind(models)
+    width = {"vit": "mlp_dim"}.get(kind.__name__, "intermediate_dim")
+    units = 20
+    kernels = [v for v in model.trainable_weights if v.shape[0] == units and len(v.shape) == 2]
+    for kernel in kernels:  # nothing reads the first units, so nothing is lost with them
+        values = ops.convert_to_numpy(kernel).copy()
+        values[:9] = 0
+        kernel.assign(values)
+    each = sum(int(np.prod(v.shape)) // units for v in model.weights if units in v.shape)
+    share = 1 - 8 * each / model.count_params()
+    options = {"round_to": 4, "uniform": True, "verbose": False}
+    small = keras_saliency.shrink_to(model, parameters=share, data=x, reconstruct=False, **options)
+    assert type(small) is type(model)
+    assert small.get_config()[width] == 12
+    assert small.count_params() == model.count_params() - 8 * each
+    np.testing.assert_allclose(outputs(small, x), outputs(model, x), rtol=1e-4, atol=1e-4)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.saving.load_model(tmp_path / "small.keras")
+    np.testing.assert_allclose(outputs(loaded, x), outputs(small, x), rtol=1e-5, atol=1e-5)
+
+
+def test_uniform_meets_operations_and_is_refitted(models):
+    keras.utils.set_random_seed(3)
+    model, x = bert(models)
+    found = {}
+    for reconstruct in (True, False):
+        small = keras_saliency.shrink_to(
+            model,
+            flops=0.8,
+            data=x,
+            uniform=True,
+            round_to=1,
+            reconstruct=reconstruct,
+            gate=False,
+            verbose=False,
+        )
+        found[reconstruct] = np.linalg.norm(outputs(small, x) - outputs(model, x))
+    shapes = [(1, LENGTH)] * 3
+    spent = count_operations(small, shapes) / count_operations(model, shapes)
+    assert 0.8 - 0.03 < spent <= 0.8
+    assert found[True] < found[False]
+
+
+def test_uniform_refuses_a_model_whose_config_names_no_width():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dense(2)])
+    with pytest.raises(ValueError, match="intermediate_dim"):
+        keras_saliency.shrink_to(model, parameters=0.5, uniform=True)
+    with pytest.raises(ValueError, match="Leave out `channels`"):
+        keras_saliency.shrink_to(model, channels=0.5, uniform=True)

@@ -23,6 +23,7 @@ from keras_saliency.sparsity.shrinking.channels import find_weight, read_weight
 from keras_saliency.sparsity.shrinking.groups import ChannelGroups
 from keras_saliency.sparsity.shrinking.rebuild import rebuild
 from keras_saliency.sparsity.shrinking.shrink import summary, without_masks
+from keras_saliency.sparsity.shrinking.uniform import shrink_uniformly
 from keras_saliency.sparsity.significance.walk import edge_significance
 
 _SCOPES = ("layer", "global")
@@ -38,6 +39,7 @@ def shrink_to(
     method="isparse",
     scope="layer",
     round_to=8,
+    uniform=False,
     exclude=None,
     reconstruct="auto",
     gate="auto",
@@ -70,6 +72,10 @@ def shrink_to(
         scope: `"layer"`: the same share everywhere; `"global"`: all groups compete, by scores
             relative to their layer's mean.
         round_to: Every layer keeps a multiple of this many channels, where it has so many.
+        uniform: Whether every block keeps equally many feed-forward units, and the result is of
+            the model's own class, made from its config with the new width: KerasHub's backbones,
+            and models of one's own whose config names `intermediate_dim` or `mlp_dim`. Heads and
+            the residual stream stay. For `flops` or `parameters`, in one step.
         exclude: Layers to keep as they are; see `shrink`.
         reconstruct: Whether what stays is fitted to the dense model. `"auto"`: where `data` are
             given.
@@ -84,7 +90,8 @@ def shrink_to(
         verbose: Whether to print in one line how much was removed.
 
     Returns:
-        A new, smaller model of plain Keras layers; see `shrink`.
+        A new, smaller model of plain Keras layers; see `shrink`. With `uniform=True` one of the
+        class of `model`.
 
     Raises:
         TypeError: If `model` is not a `keras.Model`, or a number is none.
@@ -131,12 +138,23 @@ def shrink_to(
     seed = validation.seed(seed)
     steps = validation.integer("steps", steps)
     _check_fine_tune(fine_tune, steps)
+    validation.boolean("uniform", uniform)
+    if uniform:
+        _check_uniform(what, steps, exclude, scope)
     given_model = model
     targets = (None, None)
     if data is not None and isinstance(model, keras.Model):
         data, *targets = read_pairs(model, data)
     fits = refit.resolve(reconstruct, data)
     pairs = None if data is None else (data, *targets)
+    if uniform:
+        scores_of = _channel_scores_of(method, pairs, seed, loss, batch_size)
+        options = {"gate": gate, "seed": seed, "batch_size": batch_size, "verbose": verbose}
+        small = shrink_uniformly(
+            model, what, share, data, scores_of, round_to=round_to, fits=fits, **options
+        )
+        copy_compile(given_model, small)
+        return small
     first = None
     for step in range(1, steps + 1):
         model, exclude = without_masks(model, exclude)
@@ -167,6 +185,29 @@ def shrink_to(
             model = trained if isinstance(trained, keras.Model) else small
             exclude = names or None
     return small
+
+
+def _check_uniform(what, steps, exclude, scope):
+    for name, wrong in (
+        ("channels", what == "channels"),
+        ("steps", steps != 1),
+        ("exclude", exclude is not None),
+        ("scope", scope != "layer"),
+    ):
+        if wrong:
+            raise ValueError(
+                "`uniform=True` gives every block the same width, to a share of `flops` or "
+                f"`parameters`, in one step. Leave out `{name}`, or pass `uniform=False`."
+            )
+
+
+def _channel_scores_of(method, pairs, seed, loss, batch_size):
+    criterion = criterion_of(method)
+
+    def scores(model):
+        return _channel_scores(model, pairs, criterion, seed, loss, batch_size)
+
+    return scores
 
 
 def _check_fine_tune(fine_tune, steps):
