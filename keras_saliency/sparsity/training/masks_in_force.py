@@ -11,8 +11,8 @@ from keras_saliency.layers.masked.base import MaskedKernels
 class MasksInForce:
     """Reads the masks of a model's kernels: those of masked layers, and variables for plain ones.
 
-    Subclasses have a `maker` with `kernels`, and `_variables`, a dict from the key of a plain
-    kernel to its mask variable.
+    Subclasses have a `model`, a `maker` with `kernels`, and `_variables`, a dict from the key of a
+    plain kernel to its mask variable.
     """
 
     @property
@@ -67,6 +67,10 @@ class MasksInForce:
         return owner.masks.get(kernel.name.lstrip("_"))
 
     def _mask_variables(self):
+        # In `fit` on JAX the masks travel with the training's state, away from the model.
+        sync = getattr(self.model, "jax_state_sync", None)
+        if sync is not None:
+            sync()
         found = {}
         for kernel in self.kernels:
             mask = self._layer_mask(kernel)
