@@ -43,6 +43,9 @@ def competitors():
     """Name -> (table, group, builder(shape, classes, depth, size))."""
 
     def attended(attention, residual=True, **kwargs):
+        if attention == "xm2a":
+            kwargs = {"descriptor": "average", **kwargs}  # the paper's
+
         def build(shape, classes, depth, size):
             return models.XM2A(
                 shape,

@@ -6,6 +6,7 @@ from keras import ops
 from keras_saliency import validation
 
 TASKS = ("classification", "regression", "forecasting")
+POOLINGS = ("average", "maximum")
 
 
 def series_input(input_shape):
@@ -19,7 +20,17 @@ def series_input(input_shape):
     return keras.Input(shape, name="series")
 
 
-def series_output(x, variates, task, num_outputs, horizon=None, dropout=0.0):
+def _highest(x, valid):
+    """Return the maximum over time; of the steps that are `valid`, where that is not `None`."""
+    if valid is not None:
+        # Keras's layer knows no masks. The lowest of all steps is above no valid one.
+        x = ops.where(valid, x, ops.min(x, axis=1, keepdims=True))
+    return keras.layers.GlobalMaxPooling1D(name="maximum")(x)
+
+
+def series_output(
+    x, variates, task, num_outputs, horizon=None, dropout=0.0, pooling="average", valid=None
+):
     """Return the output tensor of a task; it is float32 under mixed precision."""
     validation.choice("task", task, TASKS)
     dropout = validation.share("dropout", dropout)
@@ -38,9 +49,13 @@ def series_output(x, variates, task, num_outputs, horizon=None, dropout=0.0):
                 '`horizon` needs `task="forecasting"`. '
                 f"Received: horizon={horizon!r}, task={task!r}"
             )
-    pooled = keras.layers.GlobalAveragePooling1D(name="mean")(x)
+    if pooling == "maximum":
+        pooled = _highest(x, valid)
+    else:
+        pooled = keras.layers.GlobalAveragePooling1D(name="mean")(x)
     if forecasting:
-        pooled = keras.layers.Concatenate(name="mean_and_last")([pooled, ops.take(x, -1, axis=1)])
+        name = "mean_and_last" if pooling == "average" else "maximum_and_last"
+        pooled = keras.layers.Concatenate(name=name)([pooled, ops.take(x, -1, axis=1)])
     if dropout:
         pooled = keras.layers.Dropout(dropout, name="dropout")(pooled)
     output = keras.layers.Dense(

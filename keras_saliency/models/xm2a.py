@@ -3,11 +3,12 @@
 import inspect
 
 import keras
+from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.factory import attention_factory
-from keras_saliency.layers.attention.xm2a import TALKS, VARIANTS
-from keras_saliency.models.series import series_input, series_output
+from keras_saliency.layers.attention.xm2a import DESCRIPTORS, TALKS, VARIANTS
+from keras_saliency.models.series import POOLINGS, series_input, series_output
 
 
 @validation.checked(
@@ -18,6 +19,8 @@ from keras_saliency.models.series import series_input, series_output
     ff_dim=validation.whole(optional=True),
     variant=validation.one_of(*VARIANTS),
     talk=validation.one_of(*TALKS),
+    descriptor=validation.one_of(None, *DESCRIPTORS),
+    pooling=validation.one_of(*POOLINGS),
     residual=validation.boolean,
     dropout=validation.share,
     attention_kwargs=validation.arguments_of,
@@ -43,6 +46,8 @@ def XM2A(
     attention_kwargs=None,
     mask_value=None,
     activation="relu",
+    descriptor=None,
+    pooling="average",
     name=None,
 ):
     """Stack blocks of `XM2AHeads` into a network for time series (G 7.6).
@@ -59,9 +64,9 @@ def XM2A(
         num_heads: Integer, heads of each block.
         key_dim: Integer, kernels of each head.
         variant, talk: As in `XM2AHeads`.
-        task: `"classification"` (softmax), `"regression"` (linear), both on the mean over time, or
-            `"forecasting"`: the next `horizon` steps of every variate, from the mean over time and
-            the last step. Pad a series to be forecast in front.
+        task: `"classification"` (softmax), `"regression"` (linear), both on the mean or maximum
+            over time (`pooling`), or `"forecasting"`: the next `horizon` steps of every variate,
+            from that and the last step. Pad a series to be forecast in front.
         horizon: Integer, steps to forecast.
         units: Integer, width of the blocks; the input is projected to it. Default: 64 with
             residuals; the number of variates, without projection, in the plain stack.
@@ -72,11 +77,15 @@ def XM2A(
         attention: What attends: `"xm2a"`; `"multi-head"`, Keras's `MultiHeadAttention`; a name of
             `get_attention`, such as `"msmsa"`, `"parameter-free"`, `"se"` or `"bam"`; or a layer
             class or other callable that returns a layer. It gets `num_heads`, `key_dim`,
-            `variant` and `talk` if it takes them.
+            `variant`, `talk` and `descriptor` if it takes them.
         attention_kwargs: Dict of further arguments of the attention layers.
         mask_value: Number that marks padded steps, those whose variates all equal it. Default:
             no masking.
         activation: Activation of the feed-forward part.
+        descriptor: How the heads summarise a series, as in `XM2AHeads`: `"maximum"`, the default
+            for classification, finds an event that is short against the series; `"average"`, the
+            default for the other tasks, does not.
+        pooling: `"average"` or `"maximum"` over time, of what the last block returns.
         name: Name of the model.
 
     Returns:
@@ -96,7 +105,11 @@ def XM2A(
     ```
     """
     masked = mask_value is not None
-    make = _attention(attention, num_heads, key_dim, variant, talk, attention_kwargs, masked)
+    if descriptor is None:
+        descriptor = "maximum" if task == "classification" else "average"
+    sizes = {"num_heads": num_heads, "key_dim": key_dim}
+    heads = {**sizes, "variant": variant, "talk": talk, "descriptor": descriptor}
+    make = _attention(attention, heads, attention_kwargs, masked)
     inputs = x = series_input(input_shape)
     if masked:
         x = keras.layers.Masking(mask_value, name="masking")(x)
@@ -120,11 +133,14 @@ def XM2A(
         hidden = keras.layers.Dense(width, name=f"contract_{i}")(hidden)
         x = keras.layers.Add(name=f"ff_sum_{i}")([x, drop(hidden, f"ff_dropout_{i}")])
         x = keras.layers.LayerNormalization(epsilon=1e-6, name=f"ff_norm_{i}")(x)
-    outputs = series_output(x, inputs.shape[-1], task, num_classes, horizon, dropout)
+    valid = ops.any(ops.not_equal(inputs, mask_value), axis=-1, keepdims=True) if masked else None
+    outputs = series_output(
+        x, inputs.shape[-1], task, num_classes, horizon, dropout, pooling, valid
+    )
     return keras.Model(inputs, outputs, name=name or "xm2a")
 
 
-def _attention(attention, num_heads, key_dim, variant, talk, kwargs, masked):
+def _attention(attention, heads, kwargs, masked):
     """Return a function (tensor, layer name) -> attended tensor."""
     kwargs = dict(kwargs or {})
     if isinstance(attention, str) and attention == "multi-head":
@@ -133,7 +149,8 @@ def _attention(attention, num_heads, key_dim, variant, talk, kwargs, masked):
             if masked:
                 # Keras's layer takes the mask off its inputs: give it a copy, keep the original.
                 x = keras.layers.Average(name=f"{name}_copy")([x, x])
-            return keras.layers.MultiHeadAttention(num_heads, key_dim, name=name, **kwargs)(x, x)
+            sizes = (heads["num_heads"], heads["key_dim"])
+            return keras.layers.MultiHeadAttention(*sizes, name=name, **kwargs)(x, x)
 
         return make
     if isinstance(attention, str):
@@ -144,8 +161,7 @@ def _attention(attention, num_heads, key_dim, variant, talk, kwargs, masked):
             f"Received: attention={attention!r} of type {type(attention)}"
         )
     taken = inspect.signature(attention).parameters
-    sizes = {"num_heads": num_heads, "key_dim": key_dim, "variant": variant, "talk": talk}
-    kwargs = {**{key: value for key, value in sizes.items() if key in taken}, **kwargs}
+    kwargs = {**{key: value for key, value in heads.items() if key in taken}, **kwargs}
     if inspect.isclass(getattr(attention, "func", attention)):
         return lambda x, name: attention(name=name, **kwargs)(x)
     return lambda x, name: attention(**kwargs)(x)

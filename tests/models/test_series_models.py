@@ -75,9 +75,54 @@ def test_learns_which_series_holds_a_wiggle():
     assert model.evaluate(x[200:], y[200:], batch_size=40, verbose=0)[1] >= 0.85
 
 
+def test_an_event_in_a_long_series_is_found_and_its_mask_lies_on_it():
+    """Eight steps of 300: with averages as descriptors the masks stay flat."""
+    x, y = 0.2 * series(96, 300, 1), np.arange(96) % 2
+    starts = np.random.default_rng(1).integers(0, 292, size=96)
+    for i, start in enumerate(starts):
+        x[i, start : start + 8, 0] += np.repeat([2, -2] if y[i] else [-2, 2], 4)
+    keras.utils.set_random_seed(0)
+    model = models.XM2A((300, 1), 2, depth=1, num_heads=4, key_dim=16, units=16)
+    model.compile(
+        keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    model.fit(x[:72], y[:72], epochs=12, batch_size=8, verbose=0)
+    assert model.evaluate(x[72:], y[72:], batch_size=8, verbose=0)[1] >= 0.9
+    projected = model.get_layer("projection")(x[72:76])
+    _, masks = model.get_layer("attention_1")(projected, return_attention_scores=True)
+    masks = compat.to_numpy(masks).mean((1, 3))
+    masks /= masks.sum(1, keepdims=True)
+    mass = [m[max(0, s - 8) : s + 16].sum() for m, s in zip(masks, starts[72:], strict=False)]
+    assert np.mean(mass) >= 0.25  # flat masks have 0.08 there
+
+
+def test_descriptor_and_pooling_are_arguments_with_a_default_for_each_task():
+    def descriptor(**kwargs):
+        return models.XM2A((7, 3), **SMALL, **kwargs).get_layer("attention_1").descriptor
+
+    assert descriptor(num_classes=2) == "maximum"
+    assert descriptor(num_classes=2, descriptor="average") == "average"
+    assert descriptor(num_classes=2, attention_kwargs={"descriptor": "average"}) == "average"
+    assert descriptor(num_classes=2, task="regression") == "average"
+    assert descriptor(task="forecasting", horizon=2) == "average"
+    model = models.XM2A((7, 3), 2, pooling="maximum", **SMALL)
+    features = keras.Model(model.input, model.get_layer("ff_norm_2").output)
+    x = series(2, 7, 3)
+    highest = compat.to_numpy(features(x)).max(1)
+    expected = compat.to_numpy(model.get_layer("predictions")(highest))
+    np.testing.assert_allclose(compat.to_numpy(model(x)), expected, rtol=1e-5)
+    forecast = models.XM2A((7, 3), task="forecasting", horizon=4, pooling="maximum", **SMALL)
+    assert forecast(x).shape == (2, 4, 3)
+
+
+@pytest.mark.parametrize("pooling", ["average", "maximum"])
 @pytest.mark.parametrize("attention", ["xm2a", "msmsa", "multi-head"])
-def test_padding_does_not_change_a_prediction(attention):
-    model = models.XM2A((None, 3), 4, attention=attention, mask_value=-9.0, **SMALL)
+def test_padding_does_not_change_a_prediction(attention, pooling, tmp_path):
+    model = models.XM2A(
+        (None, 3), 4, attention=attention, mask_value=-9.0, pooling=pooling, **SMALL
+    )
+    model.save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras")
     x = series(2, 7, 3)
     padded = np.concatenate([x, np.full((2, 4, 3), -9.0, "float32")], axis=1)
     np.testing.assert_allclose(
@@ -115,6 +160,8 @@ def test_a_callable_may_be_the_attention():
         ({"horizon": 3}, ValueError, "horizon"),
         ({"attention": 3}, TypeError, "attention"),
         ({"variant": "nope"}, ValueError, "variant"),
+        ({"descriptor": "median"}, ValueError, "descriptor"),
+        ({"pooling": "sum"}, ValueError, "pooling"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, error, word):
