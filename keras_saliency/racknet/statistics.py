@@ -379,6 +379,11 @@ class DatasetStatistics:
         ]
         return pd.DataFrame(rows)
 
+    def __repr__(self):
+        shape = "x".join("?" if n is None else str(n) for n in self.input_shape)
+        racks = [list(rack) for rack in self.clusters]
+        return f"DatasetStatistics({shape}, {self.images} images, clusters={racks})"
+
     def __str__(self):
         shape = "x".join("?" if n is None else str(n) for n in self.input_shape)
         lines = [f"DatasetStatistics of {self.images} of {self.images_seen} images, {shape}"]

@@ -255,3 +255,8 @@ def test_other_paths_are_refused():
         DatasetStatistics.from_json(7)
     with pytest.raises(FileNotFoundError):
         DatasetStatistics.from_json("no_such_file.json")
+
+
+def test_repr_is_one_short_line():
+    stats = DatasetStatistics.from_counts([[3, 5], [2]], (7, None, 3), num_classes=4)
+    assert repr(stats) == "DatasetStatistics(7x?x3, 0 images, clusters=[[3, 5], [2]])"
