@@ -38,7 +38,7 @@ class MSROI(keras.layers.Layer):
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Tensor (batch, *space, channels), or with the channels first; one to three axes of
+        inputs: Tensor `(batch, *space, channels)`, or with the channels first; one to three axes of
             space, series, images and volumes.
         mask: Of series alone: bool tensor (batch, time). Masked steps count as zeros, and in no
             mean.
@@ -46,7 +46,7 @@ class MSROI(keras.layers.Layer):
 
     Output shape:
         (batch, num_classes), the logits. With `return_maps=True` a pair of these and the maps,
-        (batch, *space, num_classes) in both data formats.
+        `(batch, *space, num_classes)` in both data formats.
 
     Raises:
         ValueError: If an argument is not of the kind above, or the channels are not known.
@@ -129,7 +129,7 @@ class MSROI(keras.layers.Layer):
         first = self.data_format == "channels_first"
         if not 3 <= len(shape) <= 5 or shape[1 if first else -1] is None:
             raise ValueError(
-                "MSROI takes series, images or volumes (batch, *space, channels) with a known "
+                "MSROI takes series, images or volumes `(batch, *space, channels)` with a known "
                 f"number of channels. Received: input_shape={shape}, "
                 f"data_format={self.data_format!r}"
             )
