@@ -262,6 +262,7 @@ TARGETS = {
     "iSparseCallback": Target(
         ks.iSparseCallback, lambda: {"sparsity": 0.5, "method": "magnitude"}, value=nothing
     ),
+    "RePrCallback": Target(ks.RePrCallback, dict, value=nothing),
     "KernelSharingCallback": Target(callbacks.KernelSharingCallback, dict, value=nothing),
     "plot_attention": Target(
         visualization.plot_attention,

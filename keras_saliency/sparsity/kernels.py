@@ -261,3 +261,19 @@ def _names(around):
     """Names of what a chain of layers leads to: its paths, outermost first, and its layers'."""
     paths = ["/".join(layer.name for layer in around[: i + 1]) for i in range(len(around))]
     return [*paths, *(layer.name for layer in around)]
+
+
+_WITH_FILTERS = (
+    keras.layers.Dense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+
+
+def has_filters(kernel):
+    """Whether all output channels of a kernel read the same inputs, so that they compare."""
+    return isinstance(kernel.owner, _WITH_FILTERS) and getattr(kernel.owner, "groups", 1) == 1

@@ -5,17 +5,7 @@ import keras
 from keras_saliency.layers.masked.base import MaskedKernels
 from keras_saliency.sparsity.criteria.measurements import MeasuredKernel, Measurements
 from keras_saliency.sparsity.criteria.orthogonality import overlap
-from keras_saliency.sparsity.kernels import maskable_kernels
-
-_LAYERS = (
-    keras.layers.Dense,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)
+from keras_saliency.sparsity.kernels import has_filters, maskable_kernels
 
 
 def filter_overlap(model, layers=None, exclude=None):
@@ -57,7 +47,7 @@ def filter_overlap(model, layers=None, exclude=None):
     import numpy as np
     import pandas as pd
 
-    kernels = [kernel for kernel in maskable_kernels(model, layers, exclude) if _has(kernel)]
+    kernels = [kernel for kernel in maskable_kernels(model, layers, exclude) if has_filters(kernel)]
     if not kernels:
         raise ValueError(
             f"No chosen layer of '{model.name}' has filters to compare: convolutions without "
@@ -78,7 +68,3 @@ def filter_overlap(model, layers=None, exclude=None):
         columns = {"layer": kernel.key, "filter": np.arange(len(found)), "overlap": found}
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
-
-
-def _has(kernel):
-    return isinstance(kernel.owner, _LAYERS) and getattr(kernel.owner, "groups", 1) == 1
