@@ -46,6 +46,7 @@ def output_scores(model, outputs, data, scores, alpha, batch_size):
                 f"Output {index} of '{model.name}' is not finite on `data`, so its neurons cannot "
                 "be scored."
             )
+        matrix = _without_rounding(matrix, tensor.dtype)
         vector = inffs(matrix, alpha) if scores == "inffs" else _pca(matrix)
         if not vector.any():
             raise ConstantOutputs(
@@ -111,3 +112,10 @@ def _given_scores(outputs, scores):
             )
         result.append(_on_output(vector, tensor))
     return result
+
+
+def _without_rounding(matrix, dtype):
+    """Columns that vary by rounding alone, as processors do from row to row, made constant."""
+    step = np.finfo("float64" if dtype == "float64" else "float32").eps
+    rounding = 4 * step * np.abs(matrix).max(axis=0)
+    return np.where(np.ptp(matrix, axis=0) <= rounding, matrix[:1], matrix)

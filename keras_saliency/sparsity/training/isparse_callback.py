@@ -307,7 +307,7 @@ class iSparseCallback(SparseTraining):
             return
         if self.at_target:
             optimizer = self.model.optimizer
-            self._ended = (optimizer, int(optimizer.iterations))
+            self._ended = (optimizer, _steps(optimizer))
             self._compare("Weights of a denser epoch were restored")
             return
         schedule, end = self.sparsifier.schedule, self.sparsifier.end
@@ -322,7 +322,7 @@ class iSparseCallback(SparseTraining):
     def _look_back(self):
         """Warn, once, if what stands in the model since the last training is denser."""
         ended, self._ended = self._ended, None
-        if ended is not None and int(ended[0].iterations) == ended[1]:  # nobody trained it since
+        if ended is not None and _steps(ended[0]) == ended[1]:  # nobody trained it since
             self._compare("After the last training weights of a denser epoch were restored")
 
     def _compare(self, what):
@@ -343,3 +343,8 @@ class iSparseCallback(SparseTraining):
             # what is assigned then is what the next batch starts from.
             _ = self.model
             self.sparsifier.update(batch, self._epoch)
+
+
+def _steps(optimizer):
+    """How many updates an optimizer has made; a distributed one's count is no number itself."""
+    return int(ops.convert_to_numpy(optimizer.iterations))
