@@ -20,8 +20,23 @@ def _relayed(batch, step, token, grid):
         count = relevance.shape[1]
         token = validation.integer("token", token, minimum=-count, maximum=count - 1)
         row = relevance[:, token]
-    on_grid = batch.on_grid(row[..., None], grid)
-    return [on_grid[..., 0]]
+    maps = [_laid(batch, row, grid, position) for position in range(len(batch.values))]
+    if all(x is None for x in maps):
+        batch.on_grid(row[..., None], grid)  # says what does not fit
+    return maps
+
+
+def _laid(batch, row, grid, position):
+    """The tokens over an input that has as many, or that is an image of them; else `None`."""
+    several = len(batch.values) > 1
+    if several and len(batch.space(position)) == 1 and batch.space(position) != row.shape[1:]:
+        return None
+    try:
+        return batch.on_grid(row[..., None], grid, position)[..., 0]
+    except ValueError:
+        if several:
+            return None
+        raise
 
 
 @register_method("attention_rollout")

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_saliency import validation
-from keras_saliency.attribution.places import candidates, channel_axis, deepest, find_layers
+from keras_saliency.attribution.places import candidates, channel_axis, places_of
 from keras_saliency.attribution.resizing import resize
 
 
@@ -132,23 +132,23 @@ class Batch:
     def features(self, layer=None, grid=None):
         """What layers see: tuples of features and their gradients, channels last, and a mask.
 
+        With several inputs each has its own; `positions` says for which of `values` each is.
+
         Args:
             layer: A layer, its name or path, or a list of these; the deepest with positions.
             grid: Rows and columns of the tokens of an image model, where they cannot be told.
         """
         passes = self.passes
-        if passes.layers is None:
-            passes.layers = (
-                [deepest(passes, Batch(passes, np.arange(1)))]
-                if layer is None
-                else find_layers(passes.model, layer)
-            )
-        passes.taps = passes.layers
+        if passes.places is None:
+            passes.places = places_of(passes, Batch(passes, np.arange(1)), layer)
+        passes.taps = list(dict.fromkeys(place.layer for place in passes.places))
         result = self.look(inputs=False)
-        passes.taps = []
+        taps, passes.taps = passes.taps, []
         found = []
-        for i, tap in enumerate(passes.layers):
-            keys = [key for key in result["marked"] if key[0] == i]
+        for place in passes.places:
+            tap, number = place.layer, place.number
+            keys = [key for key in result["marked"] if key[0] == taps.index(tap)]
+            keys = [key for key in keys if number is None or key[1] == number]
             keys = [key for key in keys if key in result["marked_gradients"]]
             # On some backends what the score does not depend on has a gradient of zeros.
             keys = [k for k in keys if result["marked_gradients"][k].any()] or keys
@@ -169,8 +169,14 @@ class Batch:
             mask = result["others"].get(("mask", key))
             if mask is not None and mask.shape != f.shape[:2]:
                 mask = None
-            found.append((self.on_grid(f, grid), self.on_grid(g, grid), mask))
+            f, g = (self.on_grid(x, grid, place.position) for x in (f, g))
+            found.append((f, g, mask))
         return found
+
+    @property
+    def positions(self):
+        """For which of `values` each of the last `features` is."""
+        return [place.position for place in self.passes.places]
 
     def attention(self):
         """Attention scores `(rows, heads, time, time)` by layer, in order, and their gradients."""
@@ -198,9 +204,9 @@ class Batch:
             )
         return scores, gradients
 
-    def on_grid(self, f, grid):
+    def on_grid(self, f, grid, position=0):
         """Tokens of an image model as rows and columns, class and register tokens left out."""
-        space = self.space
+        space = self.space(position)
         if f.ndim != 3 or len(space) != 2:
             if f.ndim - 2 != len(space):
                 raise ValueError(
@@ -226,27 +232,29 @@ class Batch:
             raise ValueError(f"`grid` must hold at most {tokens} tokens. Received: grid={grid}")
         return f[:, tokens - h * w :].reshape(len(f), h, w, -1)
 
-    @property
-    def space(self):
-        """The extent of the input that maps are laid over."""
-        i = self.passes.moving[0]
-        if self.passes.embeddings[i]:
-            return self.passes.inputs[i].shape[1:]
-        return self.passes.space_of(i)
+    def space(self, position=0):
+        """The extent of an input that maps are laid over; a table's is that of its columns."""
+        i = self.passes.moving[position]
+        return self.passes.space_of(i) or self.passes.inputs[i].shape[1:]
 
-    @property
-    def channel_axis(self):
-        """Where the channels of the (first) moving values are."""
-        i = self.passes.moving[0]
-        return self.values[0].ndim - 1 if self.passes.embeddings[i] else self.passes.channels_of(i)
+    def over_channels(self, maps, position=0):
+        """Maps with an axis of one channel where the values have their channels."""
+        i = self.passes.moving[position]
+        if maps.ndim == self.values[position].ndim:
+            return maps
+        axis = maps.ndim if self.passes.embeddings[i] else self.passes.channels_of(i)
+        return np.expand_dims(maps, axis)
 
-    def to_input(self, maps):
-        """Maps at the input's extent, with an axis of one channel where its channels are."""
-        maps = resize(maps, self.space)
-        return np.expand_dims(maps, self.channel_axis)
+    def with_values(self, position, values):
+        """All values, those of one input replaced."""
+        return [values if j == position else x for j, x in enumerate(self.values)]
 
     def placed(self, maps):
-        """The mean of maps from several layers, each at the input's extent if they differ."""
-        if len({x.shape for x in maps}) > 1:
-            maps = [resize(x, self.space) for x in maps]
-        return [sum(maps) / len(maps)]
+        """By input the mean of its maps, at its extent if they differ; `None` where it has none."""
+        found = []
+        for position in range(len(self.values)):
+            own = [x for x, j in zip(maps, self.positions, strict=True) if j == position]
+            if len({x.shape for x in own}) > 1:
+                own = [resize(x, self.space(position)) for x in own]
+            found.append(sum(own) / len(own) if own else None)
+        return found

@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_saliency import validation
 from keras_saliency.attribution.registry import register_method
+from keras_saliency.attribution.resizing import resize
 
 
 def _space(x):
@@ -122,11 +123,10 @@ def robust_cam(batch, layer=None, grid=None, top=5):
 def score_cam(batch, layer=None, grid=None, channels=None):
     """Features weighted by the score of the input seen through them (Wang et al., 2020)."""
     channels = validation.integer("channels", channels, optional=True)
-    if len(batch.values) > 1:
-        raise ValueError("`method='score_cam'` needs a model with one input that has values.")
-    x = batch.values[0]
     maps = []
-    for f, _, mask in batch.features(layer, grid):
+    found = batch.features(layer, grid)
+    for (f, _, mask), position in zip(found, batch.positions, strict=True):
+        x = batch.values[position]
         flat = f.reshape(len(f), -1, f.shape[-1])
         order = np.argsort(-flat.var(axis=1), axis=1, kind="stable")[:, :channels]
         chosen = np.take_along_axis(flat, order[:, None], axis=2)
@@ -135,10 +135,11 @@ def score_cam(batch, layer=None, grid=None, channels=None):
         span = chosen.max(axis=_space(f), keepdims=True) - low
         scaled = np.divide(chosen - low, span, out=np.zeros_like(chosen), where=span > 0)
 
-        def seen(j, scaled=scaled):
+        def seen(j, scaled=scaled, x=x, position=position):
             if j == 0:
-                return [np.zeros_like(x)]
-            return [x * batch.to_input(scaled[..., j - 1])]
+                return batch.with_values(position, np.zeros_like(x))
+            through = resize(scaled[..., j - 1], batch.space(position))
+            return batch.with_values(position, x * batch.over_channels(through, position))
 
         scores = batch.scores(1 + chosen.shape[-1], seen)
         weights = ((scores[1:] - scores[0]).T).reshape(len(f), *[1] * (f.ndim - 2), -1)

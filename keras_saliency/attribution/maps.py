@@ -123,10 +123,12 @@ def saliency_map(
     with tqdm.tqdm(total=passes.count, disable=not verbose, desc=method) as bar:
         for batch in batches_of(passes):
             for parts, values in zip(collected, chosen.function(batch, **options), strict=False):
-                parts.append(np.asarray(values, "float32"))
+                if values is not None:
+                    parts.append(np.asarray(values, "float32"))
             bar.update(len(batch))
     arrays = [np.concatenate(parts) if parts else None for parts in collected]
-    if chosen.layered and not arrays[0].reshape(passes.count, -1).any(axis=1).all():
+    made = [x.reshape(passes.count, -1).any(axis=1).all() for x in arrays if x is not None]
+    if chosen.layered and not all(made):
         warnings.warn(
             f"{method!r}: the map of some input is 0 everywhere. In the layer that it is read "
             "from nothing speaks for this score; look at another `target` or `layer`.",

@@ -32,7 +32,7 @@ class Passes:
         self.squash, visible = activation_handlers(model) if logits else ({}, True)
         self.warns = logits and not visible
         self.taps = []
-        self.layers = None
+        self.places = None
         self.told = False
         self.attention = []
         self._forwards = {}

@@ -20,24 +20,34 @@ def _per_axis(name, value, space, default):
     return tuple(min(n, extent) for n, extent in zip(value, space, strict=True))
 
 
-def _single(batch, name):
-    if len(batch.values) > 1:
-        raise ValueError(f"`method={name!r}` needs a model with one input that has values.")
-
-
-def _filled(batch, fill):
+def _filled(batch, fill, position):
     """The value that stands for 'nothing', for one input row."""
-    if batch.passes.embeddings[batch.passes.moving[0]]:
-        return batch.embedded(batch.passes.moving[0], np.full((1, 1), int(fill)))[0, 0]
+    i = batch.passes.moving[position]
+    if batch.passes.embeddings[i]:
+        return batch.embedded(i, np.full((1, 1), int(fill)))[0, 0]
     return np.float32(fill)
 
 
 @register_method("occlusion")
 def occlusion(batch, window=None, stride=None, fill=0.0, segments=None):
-    """The fall of the score under a sliding window (Zeiler and Fergus, 2014)."""
-    _single(batch, "occlusion")
-    x, space, axis = batch.values[0], batch.space, batch.channel_axis
-    fill = _filled(batch, fill)
+    """The fall of the score under a sliding window (Zeiler and Fergus, 2014).
+
+    Of several inputs one at a time is covered.
+    """
+    if segments is not None and len(batch.values) > 1:
+        raise ValueError(
+            "`segments` needs a model with one input that has values. Leave it out, or fix the "
+            "others in a model of your own."
+        )
+    return [
+        _occluded(batch, position, window, stride, fill, segments)
+        for position in range(len(batch.values))
+    ]
+
+
+def _occluded(batch, position, window, stride, fill, segments):
+    x, space = batch.values[position], batch.space(position)
+    fill = _filled(batch, fill, position)
     if segments is not None:
         regions = _labelled(segments, space)
     else:
@@ -45,14 +55,15 @@ def occlusion(batch, window=None, stride=None, fill=0.0, segments=None):
 
     def make(j):
         if j == 0:
-            return [x]
-        return [np.where(np.expand_dims(regions[j - 1], (0, axis)), fill, x)]
+            return batch.values
+        region = batch.over_channels(regions[j - 1][None], position)
+        return batch.with_values(position, np.where(region, fill, x))
 
     scores = batch.scores(1 + len(regions), make).astype("float64")
     falls = scores[0] - scores[1:]
     regions = np.stack(regions).reshape(len(regions), -1)
     maps = falls.T @ regions / np.maximum(regions.sum(axis=0), 1)
-    return [maps.reshape(len(x), *space)]
+    return maps.reshape(len(x), *space)
 
 
 def _windows(space, window, stride):
@@ -84,12 +95,21 @@ def _labelled(segments, space):
 
 @register_method("rise")
 def rise(batch, samples=1000, cells=8, keep=0.5, seed=0):
-    """Random masks, each weighted by the score of what it leaves (Petsiuk et al., 2018)."""
-    _single(batch, "rise")
+    """Random masks, each weighted by the score of what it leaves (Petsiuk et al., 2018).
+
+    Of several inputs one at a time is masked.
+    """
     samples = validation.integer("samples", samples)
     cells = validation.integer("cells", cells)
     keep = validation.number("keep", keep, minimum=0, maximum=1, above=True)
-    x, space, axis = batch.values[0], batch.space, batch.channel_axis
+    return [
+        _masked_at_random(batch, position, samples, cells, keep, seed)
+        for position in range(len(batch.values))
+    ]
+
+
+def _masked_at_random(batch, position, samples, cells, keep, seed):
+    x, space = batch.values[position], batch.space(position)
     generator = np.random.default_rng(seed)
     cell = [-(-n // cells) for n in space]
     masks = []
@@ -100,8 +120,8 @@ def rise(batch, samples=1000, cells=8, keep=0.5, seed=0):
         shift = [generator.integers(n) for n in cell]
         mask = wide[tuple(slice(a, a + n) for a, n in zip(shift, space, strict=True))]
         masks.append(mask)
-        return [x * np.expand_dims(mask, (0, axis))]
+        return batch.with_values(position, x * batch.over_channels(mask[None], position))
 
     scores = batch.scores(samples, make).astype("float64")
     maps = scores.T @ np.stack(masks).reshape(samples, -1) / (samples * keep)
-    return [maps.reshape(len(x), *space)]
+    return maps.reshape(len(x), *space)

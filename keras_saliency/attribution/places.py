@@ -98,18 +98,104 @@ def candidates(model):
     return names or list(paths_of(model))
 
 
-def deepest(passes, sample):
+class Place:
+    """Where the map of one input is read: a call of a layer, the last that counts if `None`."""
+
+    def __init__(self, layer, position=0, number=None):
+        self.layer, self.position, self.number = layer, position, number
+
+
+def places_of(passes, sample, layer):
+    """The places that `layer` means; by default each input's deepest with positions."""
+    named = None if layer is None else find_layers(passes.model, layer)
+    if len(passes.moving) > 1:
+        return _by_input(passes, sample, named)
+    if named is None:
+        named = [_deepest(passes, sample)]
+    return [Place(item) for item in named]
+
+
+def _deepest(passes, sample):
     """The deepest layer before the output of which more than one position reaches the score."""
     model = passes.model
-    if len(passes.moving) > 1:
-        raise ValueError(
-            "The model has several inputs with values. Name the layer that the map is read from "
-            f"with `layer=`, one of {candidates(model)}, or use a method that differentiates by "
-            "the inputs, such as 'integrated_gradients'."
-        )
-    rank = passes.inputs[passes.moving[0]].ndim + bool(passes.embeddings[passes.moving[0]])
+    rank = _rank(passes, passes.moving[0])
     found = _from_graph(model, rank) if is_functional(model) else None
     return found or _from_gradient(passes, sample, rank)
+
+
+def _rank(passes, i):
+    return passes.inputs[i].ndim + bool(passes.embeddings[i])
+
+
+def _by_input(passes, sample, named):
+    """Of the calls that the score looks at, those that depend on each input.
+
+    What depends on an input is what changes when the input does: that holds for every model, also
+    where its graph cannot be seen.
+    """
+    layers = _tappable(passes.model) if named is None else named
+    seen, marked, changed = _probe(passes, sample, layers)
+    found = []
+    for position, i in enumerate(passes.moving):
+        rank = _rank(passes, i)
+        keys = [k for k in seen if changed[k][position] and rank > 2]
+        if named is None:
+            keys = [k for k in keys if _is_of(passes, marked[k], rank, changed[k])]
+            found += [Place(layers[k[0]], position, k[1]) for k in keys[-1:]]
+            continue
+        keys = [k for k in keys if marked[k].ndim in (rank, 3)]
+        last = {k[0]: k for k in keys}  # of a layer that is used more than once the last use
+        found += [Place(layers[k[0]], position, k[1]) for k in last.values()]
+    if not found:
+        raise ValueError(
+            f"The model '{passes.model.name}' has no {'layer' if named is None else 'such layer'} "
+            "that depends on an input with positions and that the score looks at. Use a method "
+            "that differentiates by the inputs, such as 'integrated_gradients', or name one of "
+            f"{candidates(passes.model)} with `layer=`."
+        )
+    return found
+
+
+def _is_of(passes, features, rank, changed):
+    """Whether features have positions of an input; a sequence of several inputs' has not."""
+    if features.ndim == rank:
+        return True
+    ranks = {_rank(passes, i) for i, moves in zip(passes.moving, changed, strict=True) if moves}
+    return features.ndim == 3 and len(ranks - {2}) == 1
+
+
+def _probe(passes, sample, layers):
+    """The calls with positions that reach the score, in order, and on which inputs they depend."""
+    ranks = [_rank(passes, i) for i in passes.moving]
+    taps, passes.taps = passes.taps, layers
+    try:
+        result = sample.look(inputs=False)
+        others = []
+        generator = np.random.default_rng(0)
+        for j, x in enumerate(sample.values):
+            values = list(sample.values)
+            values[j] = x + generator.normal(size=x.shape).astype(x.dtype) * (x.std() + 0.1)
+            others.append(sample.look(values, inputs=False)["marked"])
+    finally:
+        passes.taps = taps
+    marked = result["marked"]
+    outputs = result["others"].get("outputs")
+    seen, changed = [], {}
+    for key, features in marked.items():
+        gradient = result["marked_gradients"].get(key)
+        if gradient is None or not any(_has_positions(features.shape, rank) for rank in ranks):
+            continue
+        if outputs is not None and features.shape == outputs.shape:
+            continue
+        if _positions_seen(layers[key[0]], gradient) > 1:
+            seen.append(key)
+            changed[key] = [not np.array_equal(features, other[key]) for other in others]
+    return seen, marked, changed
+
+
+def _positions_seen(layer, gradient):
+    gradient = np.moveaxis(gradient, channel_axis(layer, gradient.ndim), -1)
+    return (np.abs(gradient).max(axis=-1) > 0).sum()
 
 
 def _has_positions(shape, rank):
@@ -186,8 +272,7 @@ def _from_gradient(passes, sample, rank):
             continue
         if outputs is not None and features.shape == outputs.shape:
             continue
-        axes = channel_axis(tapped[key[0]], features.ndim)
-        if (np.abs(np.moveaxis(gradient, axes, -1)).max(axis=-1) > 0).sum() > 1:
+        if _positions_seen(tapped[key[0]], gradient) > 1:
             best = tapped[key[0]]
     if best is None:
         raise ValueError(
