@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +17,18 @@ HEAVY = {"sklearn", "skimage", "pandas", "matplotlib", "cv2", "joblib", "scipy",
 BACKENDS = {"tensorflow", "jax", "torch"}
 
 
-def run(code):
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def run(code, **environment):
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
-def test_import_is_cheap_and_light():
+def test_import_is_cheap_and_light(tmp_path):
     code = """
 import json, sys, time, keras
 before = set(sys.modules)
@@ -30,9 +36,10 @@ start = time.process_time()
 import keras_saliency
 print(json.dumps([time.process_time() - start, sorted(set(sys.modules) - before)]))
 """
-    runs = [json.loads(run(code).splitlines()[-1]) for _ in range(3)]
-    # 0.08 on an idle core; other tests run beside this one.
-    assert min(seconds for seconds, _ in runs) <= 0.2
+    # Compiled files are kept, as for any user, whatever the tests' own Python does.
+    kept = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    runs = [json.loads(run(code, **kept).splitlines()[-1]) for _ in range(3)]
+    assert min(seconds for seconds, _ in runs) <= 0.1
     added = {name.split(".")[0] for name in runs[0][1]}
     assert not added & (HEAVY | BACKENDS)
 
