@@ -8,7 +8,7 @@ from keras import layers
 
 from keras_saliency.graph.functional import is_functional
 from keras_saliency.graph.steps import Steps
-from keras_saliency.graph.trace import sublayers
+from keras_saliency.graph.symbolic import sublayers
 
 # Behind these every position of their input still reaches the score.
 _KEEPS_ALL = (

@@ -3,11 +3,9 @@
 import contextlib
 import inspect
 import itertools
-import threading
 
 import keras
 from keras import tree
-from keras.src.ops.node import Node
 
 from keras_saliency.graph.functional import (
     functional_of,
@@ -15,6 +13,7 @@ from keras_saliency.graph.functional import (
     nested_inputs,
     walk_nodes,
 )
+from keras_saliency.graph.symbolic import is_composite, sublayers, symbolic_inputs, traceable
 
 
 class Tensor:
@@ -83,21 +82,6 @@ class Graph:
         return Graph(self.is_leaf, self.advice, self.spared, self.opens, self.batches)
 
 
-def sublayers(layer):
-    """The layers directly inside a layer or model, without the ones that hold no place in it."""
-    if isinstance(layer, keras.Model) and not isinstance(layer, keras.Sequential):
-        return list(layer.layers)
-    return [
-        child
-        for child in layer._layers
-        if not isinstance(child, keras.Model) or child is not getattr(layer, "_functional", None)
-    ]
-
-
-# Tracing a layer leaves nodes on it until it is done, which a second thread must not see.
-_TRACING = threading.RLock()
-
-
 def _never(layer):
     return False
 
@@ -152,7 +136,7 @@ def flatten_model(
                     tensor.shape = (*tensor.shape[:1], *x.shape[1:])
         graph.outputs = _inline(model, graph.inputs, graph)
         return graph
-    args, kwargs = _symbolic_inputs(model, data)
+    args, kwargs = symbolic_inputs(model, data)
     structure = tree.map_structure(_to_tensor, (args, kwargs))
     graph.inputs = [x for x in tree.flatten(structure) if isinstance(x, Tensor)]
     graph.outputs = _trace(model, *structure, graph)
@@ -228,7 +212,7 @@ def _expand(operation, args, kwargs, symbolic_outputs, graph):
     """Add one call, or what it consists of; returns its output tensors."""
     if isinstance(operation, keras.layers.RNN) and not graph.is_leaf(operation.cell):
         cell = operation.cell
-        if _is_composite(cell) or not (graph.spared(operation) or graph.spared(cell)):
+        if is_composite(cell) or not (graph.spared(operation) or graph.spared(cell)):
             return _recurrent(operation, args, kwargs, symbolic_outputs, graph)
     if not graph.is_leaf(operation) and isinstance(operation, keras.layers.Layer):
         if isinstance(operation, keras.layers.TimeDistributed):
@@ -237,7 +221,7 @@ def _expand(operation, args, kwargs, symbolic_outputs, graph):
             inputs = nested_inputs(operation, args, kwargs)
             if inputs is not None and all(_is_tensor(x) for x in inputs):
                 return _inline(operation, inputs, graph)
-        if _is_composite(operation) and not graph.spared(operation):
+        if is_composite(operation) and not graph.spared(operation):
             return _trace(operation, args, kwargs, graph)
         if graph.opens(operation) and not isinstance(operation, keras.layers.InputLayer):
             part = graph.part()
@@ -301,7 +285,7 @@ def _recurrent(layer, args, kwargs, symbolic_outputs, graph):
     """A recurrent layer whose cell is made of layers: two time steps of it, the first feeding the
     second, so that what only reaches the output by way of the state has significance too."""
     cell = layer.cell
-    if not _is_composite(cell):
+    if not is_composite(cell):
         raise ValueError(
             f"What '{cell.name}' of the class {type(cell).__name__}, the cell of '{layer.name}', "
             f"does with its weights is not known. {_advice(graph, cell)}"
@@ -371,45 +355,6 @@ def broadcasts(call):
     return True
 
 
-def _is_composite(layer):
-    """Whether what the layer does is done by layers in it."""
-    return any(child.weights for child in sublayers(layer)) or isinstance(layer, keras.Model)
-
-
-def _symbolic_inputs(model, data):
-    """Symbolic arguments with the shapes that a model without a graph was built with."""
-    if data is not None:
-        inputs = tree.map_structure(
-            lambda x: keras.KerasTensor(
-                (None, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype)
-            ),
-            data,
-        )
-        return (inputs,), {}
-    shapes = getattr(model, "_build_shapes_dict", None)
-    if not shapes:
-        raise ValueError(
-            f"The model '{model.name}' ({type(model).__name__}) is subclassed and does not know "
-            "its input shape. Pass `data`, a batch of its inputs, or call the model on one first."
-        )
-    shapes = dict(shapes)
-
-    def symbolic(shape):
-        if shape is None:
-            return None
-        if isinstance(shape, dict):
-            return {key: symbolic(value) for key, value in shape.items()}
-        if isinstance(shape, (list, tuple)) and not all(
-            extent is None or isinstance(extent, int) for extent in shape
-        ):
-            return type(shape)(symbolic(part) for part in shape)
-        return keras.KerasTensor((None, *tuple(shape)[1:]), keras.config.floatx())
-
-    if len(shapes) == 1:
-        return (symbolic(next(iter(shapes.values()))),), {}
-    return (), {key.removesuffix("_shape"): symbolic(shape) for key, shape in shapes.items()}
-
-
 def _trace(layer, args, kwargs, graph):
     """Call `layer.call` on symbolic tensors and add the calls that it makes."""
     unbuilt = [child.name for child in sublayers(layer) if not child.built and child.weights]
@@ -433,9 +378,9 @@ def _trace(layer, args, kwargs, graph):
 
         symbolic_args, symbolic_kwargs = tree.map_structure(stand_in, (args, kwargs))
         symbolic_kwargs = {k: v for k, v in symbolic_kwargs.items() if v is not None}
-        with _TRACING, _forgotten_nodes(layer):
+        with traceable(layer, graph.is_leaf, inline) as calling:
             try:
-                with _lenient_calls(layer, graph, inline):
+                with calling:
                     outputs = tree.flatten(layer.call(*symbolic_args, **symbolic_kwargs))
             except Exception as exception:
                 error = error or exception
@@ -448,69 +393,3 @@ def _trace(layer, args, kwargs, graph):
         "`keras.ops` and Keras layers. "
         f"{_advice(graph, layer)}"
     ) from error
-
-
-@contextlib.contextmanager
-def _lenient_calls(layer, graph, inline):
-    """Let layers inside `layer` be called on symbolic tensors where Keras cannot tell their spec.
-
-    Arguments that are `None` are left out, which a `compute_output_spec` of a parent class may not
-    know. With `inline`, layers made of layers are replaced by what their `call` does, and leaves
-    among them may return `None` among their tensors.
-    """
-
-    def lenient(symbolic_call):
-        def call(*args, **kwargs):
-            return symbolic_call(*args, **{k: v for k, v in kwargs.items() if v is not None})
-
-        return call
-
-    inside = {id(x): x for x in layer._flatten_layers(include_self=False)}.values()
-    opened = [x for x in inside if inline and _is_composite(x) and not isinstance(x, keras.Model)]
-    opened = [(x, type(x)) for x in opened]
-    for child in inside:
-        child.__dict__["symbolic_call"] = lenient(child.symbolic_call)
-    for child, cls in opened:
-        call = _noted if graph.is_leaf(child) else _inlined
-        object.__setattr__(child, "__class__", type(cls.__name__, (cls,), {"__call__": call}))
-    # Without it JAX leaves `array & symbol` to the symbol, as the other backends do.
-    jax_array = keras.KerasTensor.__dict__.get("__jax_array__") if inline else None
-    if jax_array is not None:
-        del keras.KerasTensor.__jax_array__
-    try:
-        yield
-    finally:
-        if jax_array is not None:
-            keras.KerasTensor.__jax_array__ = jax_array
-        for child, cls in opened:
-            object.__setattr__(child, "__class__", cls)
-        for child in inside:
-            child.__dict__.pop("symbolic_call", None)
-
-
-def _inlined(layer, *args, **kwargs):
-    return layer.call(*args, **{key: value for key, value in kwargs.items() if value is not None})
-
-
-def _noted(layer, *args, **kwargs):
-    """A call on symbolic tensors, of whose results those count that are tensors."""
-    given = {key: value for key, value in kwargs.items() if value is not None}
-    outputs = layer.compute_output_spec(*args, **given)
-    tensors = [x for x in tree.flatten(outputs) if isinstance(x, keras.KerasTensor)]
-    Node(operation=layer, call_args=args, call_kwargs=given, outputs=tensors)
-    return outputs
-
-
-@contextlib.contextmanager
-def _forgotten_nodes(layer):
-    """Leave no trace of symbolic calls on the user's layers: `layer.output` must stay unique."""
-    layers = layer._flatten_layers()
-    layers = {id(x): x for part in layers for x in (part, *getattr(part, "_operations", ()))}
-    layers = layers.values()
-    before = [(x, len(x._inbound_nodes), len(x._outbound_nodes)) for x in layers]
-    try:
-        yield
-    finally:
-        for x, inbound, outbound in before:
-            del x._inbound_nodes[inbound:]
-            del x._outbound_nodes[outbound:]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import keras
 
 from keras_saliency.graph.selection import matches
-from keras_saliency.graph.trace import sublayers
+from keras_saliency.graph.symbolic import sublayers
 from keras_saliency.sparsity.registry import find_kernels, find_reason
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from keras import layers, tree
 
 from keras_saliency.graph.functional import functional_of, is_functional
-from keras_saliency.graph.trace import Call, Tensor, flatten_model, sublayers
+from keras_saliency.graph.symbolic import sublayers
+from keras_saliency.graph.trace import Call, Tensor, flatten_model
 from keras_saliency.layers.attention.convolution_heads import ConvolutionHeads
 from keras_saliency.layers.attention.peers.msmsa import MSMSA
 from keras_saliency.layers.attention.saliency_series import SaliencySeries

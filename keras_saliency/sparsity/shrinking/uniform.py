@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_saliency.graph.copying import check_built, copy_model
-from keras_saliency.graph.trace import sublayers
+from keras_saliency.graph.symbolic import sublayers
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.reconstruction import refit
 from keras_saliency.sparsity.shrinking.cost import count_operations, count_parameters
