@@ -13,6 +13,9 @@ import keras
 import numpy as np
 import runner
 from keras import layers
+from pretrained import efficientnet_lite0 as efficientnet_lite0  # one place for every network
+from pretrained import labelled_pictures as labelled_pictures
+from pretrained import photographs as photographs
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "keras_saliency-networks"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
