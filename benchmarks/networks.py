@@ -12,8 +12,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import runner
+from file_types import files as files  # every network from one place
+from file_types import magika as magika
 from keras import layers
-from pretrained import efficientnet_lite0 as efficientnet_lite0  # one place for every network
+from pretrained import efficientnet_lite0 as efficientnet_lite0
 from pretrained import labelled_pictures as labelled_pictures
 from pretrained import photographs as photographs
 

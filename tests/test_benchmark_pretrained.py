@@ -9,6 +9,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import file_types
 import pretrained
 
 
@@ -82,3 +83,36 @@ def test_labelled_pictures_are_seen():
     x, y = pretrained.labelled_pictures()
     assert x.shape == (20, 224, 224, 3) and np.abs(x).max() <= 1
     assert (pretrained.efficientnet_lite0().predict(x, verbose=0).argmax(-1) == y).mean() >= 0.8
+
+
+def test_magika_answers_as_its_original():
+    if importlib.util.find_spec("magika") is None:
+        pytest.skip("magika is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = file_types._folder() / "models" / "standard_v3_3" / "model.onnx"
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).integers(0, 257, (5, 2048)).astype("int32")
+    x[0, 700:1300] = 256
+    (expected,) = session.run(None, {"bytes": x})
+    np.testing.assert_allclose(file_types.magika().predict(x, verbose=0), expected, atol=1e-4)
+
+
+def test_files_are_taken_by_their_ends(tmp_path):
+    assert file_types.as_input(b"  \n short ") is None
+    x = file_types.as_input(b"  " + b"a" * 20 + b"b" * 5000 + b"\n")
+    assert x.shape == (2048,) and (x[:20] == ord("a")).all() and (x[20:] == ord("b")).all()
+    x = file_types.as_input(b"12345678")
+    assert (x[8:-8] == 256).all() and x[7] == x[-1] == ord("8")
+
+
+def test_files_are_labelled_by_extension_once_each(tmp_path):
+    if importlib.util.find_spec("magika") is None:
+        pytest.skip("magika is not installed")
+    for index in range(7):
+        (tmp_path / f"{index}.py").write_text(f"import module{index % 5}\n")
+        (tmp_path / f"{index}.rs").write_text(f"fn function{index}() {{}}\n")
+    (tmp_path / "9.unknown").write_text("something else\n")
+    x, y = file_types.files(most=6, roots=[tmp_path])
+    wanted = file_types.labels_of_extensions()
+    assert sorted(y) == sorted([wanted["py"]] * 5 + [wanted["rs"]] * 6)  # two copies went
+    assert len(np.unique(x, axis=0)) == 11
