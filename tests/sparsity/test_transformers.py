@@ -11,6 +11,7 @@ from keras_saliency.sparsity import (
     edge_significance,
     register_significance_rule,
 )
+from keras_saliency.sparsity.significance.scores import contract
 
 SAMPLES, LENGTH, TOKENS = 32, 7, 31
 
@@ -328,3 +329,73 @@ def test_uniform_refuses_a_model_whose_config_names_no_width():
         keras_saliency.shrink_to(model, parameters=0.5, uniform=True)
     with pytest.raises(ValueError, match="Leave out `channels`"):
         keras_saliency.shrink_to(model, channels=0.5, uniform=True)
+
+
+def attending(kind, bias=True):
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input((LENGTH, 11))
+    if kind == "grouped":
+        attention = layers.GroupQueryAttention(3, 6, 3, use_bias=bias, name="attention")
+    else:
+        attention = layers.MultiHeadAttention(5, 3, use_bias=bias, name="attention")
+    hidden = layers.Add()([inputs, attention(inputs, inputs)])
+    hidden = layers.LayerNormalization()(hidden)
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(hidden)))
+    for v in model.weights:
+        v.assign(v + 0.1 * np.random.default_rng(1).normal(size=v.shape))
+    x = np.random.default_rng(0).normal(size=(SAMPLES, LENGTH, 11)).astype("float32")
+    return model, x
+
+
+def heads_of(model):
+    config = model.get_layer("attention").get_config()
+    names = ("num_heads", "num_query_heads", "num_key_value_heads")
+    return [config[name] for name in names if name in config]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("kind", "left"), [("plain", [3]), ("grouped", [4, 2])])
+def test_masked_heads_leave_and_nothing_changes(kind, left, bias, tmp_path):
+    model, x = attending(kind, bias)
+    share = 0.4 if kind == "plain" else 1 / 3
+    masked = keras_saliency.sparsify(model, share, data=x, granularity="head", layers="attention")
+    small = keras_saliency.shrink(masked, verbose=False)
+    assert heads_of(small) == left
+    np.testing.assert_allclose(outputs(small, x), outputs(masked, x), rtol=1e-5, atol=1e-5)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.saving.load_model(tmp_path / "small.keras")
+    np.testing.assert_allclose(outputs(loaded, x), outputs(small, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "left"), [("plain", [3]), ("grouped", [4, 2])])
+def test_heads_leave_to_a_budget_and_the_output_is_refitted(kind, left):
+    model, x = attending(kind)
+    found = {}
+    for reconstruct in (True, False):
+        small = keras_saliency.shrink_to(
+            model, channels=0.65, data=x, reconstruct=reconstruct, gate=False, verbose=False
+        )
+        assert heads_of(small) == left
+        found[reconstruct] = np.linalg.norm(outputs(small, x) - outputs(model, x))
+    assert found[True] < found[False]
+    small = keras_saliency.shrink_to(model, flops=0.7, data=x, verbose=False)
+    spent = count_operations(small) / count_operations(model)
+    assert 0.4 < spent <= 0.7
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_kernel_whose_inputs_lie_between_its_outputs_is_summed(masked):
+    rng = np.random.default_rng(0)
+    kernel, factor = rng.normal(size=(2, 5, 3)), rng.random((2, 1, 3))
+    mask = rng.random(kernel.shape) < 0.5 if masked else None
+    wanted = abs(kernel * (1 if mask is None else mask)) * factor
+    np.testing.assert_allclose(contract(kernel, mask, factor, keep=(1,)), wanted.sum((0, 2)))
+
+
+def test_gemma_backbone_is_pruned(models):
+    sizes = {"num_layers": 1, "hidden_dim": 12, "intermediate_dim": 20, "head_dim": 4}
+    heads = {"num_query_heads": 4, "num_key_value_heads": 2}
+    model, x = models.GemmaBackbone(vocabulary_size=TOKENS, **sizes, **heads), tokens()
+    sparse = keras_saliency.sparsify(model, 0.5, data=x, method="isparse", gate=False)
+    assert type(sparse) is type(model)
+    assert np.isfinite(outputs(sparse, x)).all()

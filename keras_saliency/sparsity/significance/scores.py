@@ -252,7 +252,8 @@ def contract(values, mask, factor, keep):
     width = rank - 1
     while width and factor.shape[width - 1] != 1:
         width -= 1
-    if not any(axis >= width for axis in keep):
+    last = all(extent == 1 for extent in factor.shape[:width])
+    if last and not any(axis >= width for axis in keep):
         rows, vector_shape = shape[:width], shape[width:]
         vector = np.broadcast_to(factor.reshape(factor.shape[width:]), vector_shape).reshape(-1)
         matrix = np.reshape(values, (-1, vector.size))

@@ -68,3 +68,48 @@ def multi_head_attention(call):
     for index in range(1, len(call.output_shapes)):
         outputs.append(call.output(heads, 1, None, index))
     return outputs
+
+
+@register(layers.GroupQueryAttention)
+def group_query_attention(call):
+    """A key and value leave with the queries that read them; the output is as wide as the query."""
+    layer = call.layer
+    count = len(call.inputs)
+    if getattr(layer, "_use_gate", False) or getattr(layer, "use_gate", False):
+        call.keep("its gate has heads of its own")
+    if count not in (2, 3) or len(call.output_shapes) > 1:
+        call.keep("of its inputs other than query, value and key, or of the scores it returns")
+    if isinstance(call.kwargs.get("attention_mask"), keras.KerasTensor):
+        call.keep("it is called with an attention mask")
+    query, value = call.input(0), call.input(1)
+    key = call.input(2) if count == 3 else value
+    size, repeats = layer.head_dim, layer.num_query_heads // layer.num_key_value_heads
+    groups = call.new(layer.num_key_value_heads, rounded=False)
+    heads = np.repeat(groups, repeats)
+    length = positions(call.input_shapes[0], -1)
+    memory = positions(call.input_shapes[1], -1)
+    pairs = None if None in (length, memory) else length * memory
+    call.costs_each(heads, None if pairs is None else pairs * 2 * size)
+    bias = "bias" if layer.use_bias else None
+
+    def edges(name, channels, ids, axes, where):
+        return call.edges(
+            f"{name}.kernel",
+            channels,
+            ids,
+            *axes,
+            bias=f"{name}.{bias}" if bias else None,
+            positions=where,
+        )
+
+    into = (0, (1, 2))
+    edges("_query_dense", query, np.repeat(heads, size), into, length)
+    edges("_key_dense", key, np.repeat(groups, size), into, memory)
+    values = edges("_value_dense", value, np.repeat(groups, size), into, memory)
+    values = np.repeat(values.reshape(-1, size), repeats, axis=0).ravel()
+    ids = call.new(call.output_shapes[0][-1])
+    call.tie(ids, query.ids)
+    call.configure(num_query_heads=heads, num_key_value_heads=groups)
+    attended = Channels(-1, np.repeat(heads, size), values)
+    result = edges("_output_dense", attended, ids, ((0, 1), 2), length)
+    return call.output(ids, values=result)
