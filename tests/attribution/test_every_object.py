@@ -151,6 +151,7 @@ def test_errors(network, images):
     cases = [
         (plain, np.ones((1, 4, 4, 1)), {}, "layers.MSROI"),
         (network, images, {"layer": "stage1_conv1"}, "0 such layers"),
+        (network, images[:0], {}, "holds no sample"),
         (network, images, {"top": 0}, "top"),
         (network, images, {"threshold": "high"}, "threshold"),
         (network, images, {"augmented": -1}, "augmented"),

@@ -195,6 +195,33 @@ def test_bad_input(call, message):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"images": np.zeros((0, 8, 8, 3))}, "`images` must not be empty"),
+        ({"maps": np.full((6, 8, 8), np.nan)}, "`maps` must be finite"),
+        ({"maps": np.zeros((6, 4, 8))}, "proportions"),
+        ({"maps": np.zeros((5, 8, 8))}, "one map per image"),
+        ({"maps": np.full((6, 8, 8), 2.0)}, "must lie in"),
+        ({"ensemble": 0}, "`ensemble`"),
+        ({"value_range": (1, 0)}, "`value_range`"),
+    ],
+)
+def test_a_defence_refuses_bad_input(model, changed, message):
+    x, _ = colours()
+    with pytest.raises(ValueError, match=message):
+        imaging.defend(model, **{"images": x, "maps": None, "sigma": 0, **changed})
+
+
+def test_destruction_of_nothing(model):
+    x, labels = colours()
+    for clean, attacked, name in ((x[:0], x[:0], "clean"), (x, x[:0], "attacked")):
+        with pytest.raises(ValueError, match=f"`{name}` must not be empty"):
+            imaging.destruction_rate(model, clean, attacked, labels, lambda y: y)
+    with pytest.raises(ValueError, match="`labels` must be 6 integers"):
+        imaging.destruction_rate(model, x, x, labels + 0.5, lambda y: y)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
         ({"images": np.full((1, 8, 8, 3), 2.0)}, r"must lie in \[0, 1\]"),
         ({"images": np.zeros((0, 8, 8, 3))}, "empty"),
         ({"images": np.zeros((1, 8, 8, 3), "int32")}, "floats or uint8"),

@@ -172,3 +172,28 @@ def test_quality_of_equal_small_and_wrong_pictures():
         imaging.image_quality(PHOTO, PHOTO[:50])
     with pytest.raises(ValueError, match="at least one picture"):
         imaging.image_quality(PHOTO, [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"original": Image.new("RGBA", (8, 8))}, "`original`.*mode 'RGBA'"),
+        ({"other": Image.new("P", (8, 8))}, "`other`.*mode 'P'"),
+        ({"other": np.zeros((8, 8, 3), "uint16")}, "`other`.*8-bit"),
+        ({"saliency": np.full((8, 8), np.nan)}, "`saliency` must be finite"),
+        ({"saliency": np.zeros((4, 8))}, "proportions"),
+    ],
+)
+def test_quality_refuses_what_is_no_picture_or_map(changed, message):
+    picture = np.zeros((8, 8, 3), "uint8")
+    with pytest.raises(ValueError, match=message):
+        imaging.image_quality(**{"original": picture, "other": picture, **changed})
+
+
+def test_a_map_of_another_extent_is_resized():
+    coarse = np.kron(np.eye(2)[::-1], np.ones((3, 3)))
+    fine = np.kron(np.eye(2)[::-1], np.ones((48, 48)))
+    photo = PHOTO[:96, :96]
+    for file in (imaging.semantic_jpeg(photo, x, match=30) for x in (coarse, fine)):
+        frame = imaging.image_quality(photo, [plain(photo, 30), file], coarse)
+        assert frame["PSNR-S"][1] > frame["PSNR-S"][0]
