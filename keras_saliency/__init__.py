@@ -13,6 +13,7 @@ from keras_saliency.version import __version__
 _LAZY = {
     "DatasetStatistics": "keras_saliency.racknet",
     "KeepSparsity": "keras_saliency.callbacks",
+    "ReDoCallback": "keras_saliency.callbacks",
     "RePrCallback": "keras_saliency.callbacks",
     "RACKNet": "keras_saliency.racknet",
     "Sparsifier": "keras_saliency.sparsity",

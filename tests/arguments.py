@@ -263,6 +263,7 @@ TARGETS = {
         ks.iSparseCallback, lambda: {"sparsity": 0.5, "method": "magnitude"}, value=nothing
     ),
     "RePrCallback": Target(ks.RePrCallback, dict, value=nothing),
+    "ReDoCallback": Target(ks.ReDoCallback, lambda: {"data": noise(4, 3)}, value=nothing),
     "KernelSharingCallback": Target(callbacks.KernelSharingCallback, dict, value=nothing),
     "plot_attention": Target(
         visualization.plot_attention,

@@ -73,7 +73,8 @@ SPARSITY_FLOORS = (
     {"reconstruction"},
     {"criteria"},
     {"masking"},
-    {"training", "shrinking"},
+    {"shrinking"},
+    {"training"},
     {"reports"},
     {"deploy"},
 )

@@ -40,10 +40,10 @@ class FilterCycles:
         self.batch_size = batch_size
         self.data = read_pairs(model, data)
         check_data(criterion, *self.data[:2], argument="criterion")
-        self.kernels = _hidden(model, layers, exclude, self.data[0])
+        self.kernels = hidden_kernels(model, layers, exclude, self.data[0])
         measurements = Measurements(model, self.kernels)
         self.banks = [
-            _Bank(kernel, MeasuredKernel(kernel, measurements).norm) for kernel in self.kernels
+            Bank(kernel, MeasuredKernel(kernel, measurements).norm) for kernel in self.kernels
         ]
         total = sum(bank.count for bank in self.banks)
         self.count = round(share * total)
@@ -111,7 +111,7 @@ class FilterCycles:
             bank.gone = which
             bank.old = bank.columns()[:, which]
         for variable, axis, bank, mask in self._variables:
-            keep = np.broadcast_to(_along(~bank.gone, axis, len(variable.shape)), variable.shape)
+            keep = np.broadcast_to(along(~bank.gone, axis, len(variable.shape)), variable.shape)
             jobs.append((mask, keep))
         assign_all(jobs)
         assign_all([(variable, None, mask) for variable, mask in self.plain_pairs()])
@@ -119,7 +119,7 @@ class FilterCycles:
     def bring_back(self):
         """Give what was dropped new weights, in directions that nothing in its layer points to."""
         jobs = []
-        slots = _slots(self.model.optimizer)
+        slots = slots_of(self.model.optimizer)
         for number, bank in enumerate(self.banks):
             if not bank.gone.any():
                 continue
@@ -130,7 +130,7 @@ class FilterCycles:
             values = bank.renewed(columns)
             for variable, axis in bank.weights:
                 value = np.array(ops.convert_to_numpy(variable))
-                fresh = np.broadcast_to(_along(bank.gone, axis, value.ndim), value.shape)
+                fresh = np.broadcast_to(along(bank.gone, axis, value.ndim), value.shape)
                 value = np.where(fresh, values[id(variable)], value)
                 jobs.append((variable, value))
                 for slot, start in slots.get(id(variable), ()):
@@ -165,12 +165,12 @@ class FilterCycles:
             bank.gone = np.array(state[f"gone_{number}"], dtype=bool)
             bank.old = np.array(state[f"old_{number}"])
         assign_all(
-            (mask, np.broadcast_to(_along(~bank.gone, axis, len(mask.shape)), mask.shape))
+            (mask, np.broadcast_to(along(~bank.gone, axis, len(mask.shape)), mask.shape))
             for _, axis, bank, mask in self._variables
         )
 
 
-class _Bank:
+class Bank:
     """The filters of one layer, and the weights that belong to them."""
 
     def __init__(self, kernel, norm):
@@ -217,7 +217,7 @@ class _Bank:
         ]
 
 
-def _hidden(model, layers, exclude, x):
+def hidden_kernels(model, layers, exclude, x):
     """The kernels of hidden layers that have filters."""
     found = [kernel for kernel in maskable_kernels(model, layers, exclude) if has_filters(kernel)]
     masked = [kernel.key for kernel in found if isinstance(kernel.owner, MaskedKernels)]
@@ -299,7 +299,7 @@ def _basis(vectors):
     return q[:, : len(size)][:, size > 1e-10 * max(size.max(initial=0.0), 1e-300)]
 
 
-def _along(vector, axis, rank):
+def along(vector, axis, rank):
     shape = [1] * rank
     shape[axis] = -1
     return vector.reshape(shape)
@@ -310,7 +310,7 @@ def _initial(initializer, variable):
     return ops.convert_to_numpy(made)
 
 
-def _slots(optimizer):
+def slots_of(optimizer):
     """Dict from the id of a weight to its slots: `(variable, what an entry starts at)`.
 
     `None` stands for the weight itself: averages of the weights start there.
