@@ -6,7 +6,9 @@ from keras import tree
 
 from keras_saliency import validation
 from keras_saliency.attribution.registry import METHODS
+from keras_saliency.attribution.targets import activation_handlers
 from keras_saliency.graph.data import read_inputs
+from keras_saliency.graph.functional import functional_of, is_functional
 
 
 def _single(model, inputs):
@@ -31,22 +33,52 @@ def _maps_for(maps, x):
 
 
 def probabilities_of(model, x, batch_size=32):
-    """What the model says, as probabilities; a softmax is applied where it ends in logits."""
-    y = np.asarray(model.predict(x, batch_size=batch_size, verbose=0), "float64")
-    if y.ndim != 2:
-        raise ValueError(f"The model's output must be (inputs, classes). Received: {y.shape}")
-    if y.shape[1] == 1:
-        inside = (y >= 0).all() and (y <= 1).all()
-        return np.concatenate([1 - y, y], axis=1) if inside else _two(y)
-    if (y >= 0).all() and np.allclose(y.sum(axis=1), 1, atol=1e-3):
+    """A function from inputs to what the model says of them, as probabilities.
+
+    Whether the model ends in logits is settled once, from its last layer or else from its outputs
+    for `x`: of another batch they may all lie in [0, 1] by chance.
+
+    Args:
+        model: A model that returns `(inputs, classes)`, or `(inputs, 1)` for two classes.
+        x: Inputs.
+        batch_size: How many of them pass at once.
+
+    Returns:
+        A function of inputs that returns a float64 array `(inputs, classes)`.
+    """
+
+    def outputs_of(inputs):
+        y = np.asarray(model.predict(inputs, batch_size=batch_size, verbose=0), "float64")
+        if y.ndim != 2:
+            raise ValueError(f"The model's output must be (inputs, classes). Received: {y.shape}")
         return y
-    y = np.exp(y - y.max(axis=1, keepdims=True))
-    return y / y.sum(axis=1, keepdims=True)
+
+    logits = _are_logits(model, outputs_of(x))
+
+    def probabilities(inputs):
+        import scipy.special
+
+        y = outputs_of(inputs)
+        if y.shape[1] == 1:
+            y = scipy.special.expit(y) if logits else y
+            return np.concatenate([1 - y, y], axis=1)
+        return scipy.special.softmax(y, axis=1) if logits else y
+
+    return probabilities
 
 
-def _two(y):
-    p = 1 / (1 + np.exp(-y))
-    return np.concatenate([1 - p, p], axis=1)
+def _are_logits(model, outputs):
+    if activation_handlers(model)[0]:
+        return False
+    if is_functional(model):
+        last = functional_of(model).outputs[0]._keras_history.operation
+        if getattr(last, "activation", None) is keras.activations.linear:
+            return True
+    if (outputs < 0).any():
+        return True
+    if outputs.shape[1] == 1:
+        return bool((outputs > 1).any())
+    return not np.allclose(outputs.sum(axis=1), 1, atol=1e-3)
 
 
 def _classes(target, probabilities):
@@ -105,7 +137,8 @@ def deletion_insertion(model, inputs, maps, steps=20, target=None, fill=0.0, bat
     maps = _maps_for(maps, x)
     steps = validation.integer("steps", steps)
     empty = _empty(x, fill)
-    classes = _classes(target, probabilities_of(model, x, batch_size))
+    probabilities = probabilities_of(model, x, batch_size)
+    classes = _classes(target, probabilities(x))
     order = np.argsort(-maps.reshape(len(x), -1), axis=1, kind="stable")
     rank = np.argsort(order, axis=1, kind="stable").reshape(maps.shape)
     n = order.shape[1]
@@ -116,7 +149,7 @@ def deletion_insertion(model, inputs, maps, steps=20, target=None, fill=0.0, bat
             "deletion": np.where(gone, empty, x),
             "insertion": np.where(gone, x, empty),
         }.items():
-            p = probabilities_of(model, mixed, batch_size)
+            p = probabilities(mixed)
             curves[name].append(p[np.arange(len(x)), classes])
     areas = {
         name: scipy.integrate.trapezoid(curve, dx=1 / steps, axis=0)
@@ -177,11 +210,12 @@ def average_drop(model, inputs, maps, target=None, batch_size=32):
             "`maps` must lie in [0, 1], as saliency_map makes them by default. Received: values "
             f"from {maps.min():.3g} to {maps.max():.3g}"
         )
-    whole = probabilities_of(model, x, batch_size)
+    probabilities = probabilities_of(model, x, batch_size)
+    whole = probabilities(x)
     classes = _classes(target, whole)
     rows = np.arange(len(x))
     whole = whole[rows, classes]
-    seen = probabilities_of(model, (x * maps[..., None]).astype("float32"), batch_size)
+    seen = probabilities((x * maps[..., None]).astype("float32"))
     seen = seen[rows, classes]
     drop = np.maximum(whole - seen, 0) / np.maximum(whole, np.finfo(float).tiny)
     return pd.DataFrame({"drop": drop, "increase": seen > whole})

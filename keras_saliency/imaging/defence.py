@@ -73,6 +73,7 @@ def defend(
         maps = saliency_map(model, images, maps, seed=0 if seed is None else seed)
     if seed is None:
         seed = int(np.random.default_rng().integers(2**31))
+    probabilities = probabilities_of(model, images.astype("float32"))
     total, votes = 0, 0
     for run in range(ensemble):
         # A seed of its own for each run, so that runs of neighbouring seeds do not meet.
@@ -81,7 +82,7 @@ def defend(
         if sigma:
             scaled = (changed.astype("float64") - low) / (high - low)
             changed = wavelet_denoise(np.clip(scaled, 0, 1), sigma) * (high - low) + low
-        found = probabilities_of(model, changed.astype("float32"))
+        found = probabilities(changed.astype("float32"))
         total = total + found
         votes = votes + np.eye(found.shape[1])[found.argmax(axis=1)]
     mean = total / ensemble
@@ -154,12 +155,11 @@ def destruction_rate(model, clean, attacked, labels, transform):
         )
     if not callable(transform):
         raise validation.wrong("transform", "a function from images to images", transform)
-    before = probabilities_of(model, clean)
+    probabilities = probabilities_of(model, clean)
+    before = probabilities(clean)
     if labels.min() < 0 or labels.max() >= before.shape[1]:
         raise validation.wrong("labels", f"classes in 0 .. {before.shape[1] - 1}", labels)
-    fooled = (before.argmax(axis=1) == labels) & (
-        probabilities_of(model, attacked).argmax(axis=1) != labels
-    )
+    fooled = (before.argmax(axis=1) == labels) & (probabilities(attacked).argmax(axis=1) != labels)
     if not fooled.any():
         return float("nan")
     changed = reading.batch("transform(attacked)", transform(attacked))
@@ -167,4 +167,4 @@ def destruction_rate(model, clean, attacked, labels, transform):
         raise ValueError(
             f"`transform` must keep the shape {attacked.shape}. Received: {changed.shape}"
         )
-    return float((probabilities_of(model, changed).argmax(axis=1) == labels)[fooled].mean())
+    return float((probabilities(changed).argmax(axis=1) == labels)[fooled].mean())

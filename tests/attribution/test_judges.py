@@ -79,6 +79,39 @@ def test_maps_of_the_model_change_with_its_weights_and_noise_does_not(model):
         np.testing.assert_array_equal(a, b)
 
 
+def test_one_logit_is_read_alike_at_every_step():
+    # The whole input's logit is 0.4, the empty one's -0.4: read by batch, one would be a share.
+    logits = keras.Sequential([keras.Input((2, 1)), layers.Flatten(), layers.Dense(1)])
+    logits.set_weights([np.array([[0.2], [0.6]]), np.array([-0.4])])
+    x = np.ones((1, 2, 1), "float32")
+    maps = np.array([[0.0, 1.0]])
+    frame = attribution.deletion_insertion(logits, x, maps, steps=2)
+    p = 1 / (1 + np.exp(-np.array([0.4, -0.2, -0.4])))
+    np.testing.assert_allclose(frame["deletion"], scipy.integrate.trapezoid(p, dx=0.5), rtol=1e-5)
+
+    class Own(keras.Model):  # whose end cannot be seen: the clean inputs tell, once
+        def call(self, x):
+            return logits(x)
+
+    own = Own()
+    own(np.ones((1, 2, 1), "float32"))
+    x = np.stack([x[0], -4 * x[0]])
+    frame = attribution.deletion_insertion(own, x, np.repeat(maps, 2, axis=0), steps=2)
+    np.testing.assert_allclose(
+        frame["deletion"][0], scipy.integrate.trapezoid(p, dx=0.5), rtol=1e-5
+    )
+
+
+def test_labels_that_do_not_compete_are_probabilities_as_they_are():
+    several = keras.Sequential(
+        [keras.Input((6, 1)), layers.Flatten(), layers.Dense(2, activation="sigmoid")]
+    )
+    several.set_weights([KERNEL, np.array([-3.0, -1.0])])
+    frame = attribution.average_drop(several, X[:1], np.full((1, 6), 0.5))
+    whole, seen = 1 / (1 + np.exp(-(8 - 3.0))), 1 / (1 + np.exp(-(4 - 3.0)))
+    np.testing.assert_allclose(frame["drop"], (whole - seen) / whole, rtol=1e-5)
+
+
 def test_what_cannot_be_judged(model):
     with pytest.raises(ValueError, match="`maps` must have the shape"):
         attribution.deletion_insertion(model, X, np.zeros((2, 5)))

@@ -140,7 +140,7 @@ def test_the_majority_is_counted(model, monkeypatch):
     from keras_saliency.imaging import defence
 
     runs = iter([[[0.9, 0.1]], [[0.4, 0.6]], [[0.4, 0.6]]])
-    monkeypatch.setattr(defence, "probabilities_of", lambda *_: np.array(next(runs)))
+    monkeypatch.setattr(defence, "probabilities_of", lambda *_: lambda x: np.array(next(runs)))
     x, _ = colours(1)
     probabilities, labels = imaging.defend(model, x, None, sigma=0, ensemble=3)
     assert labels.tolist() == [1]
