@@ -563,6 +563,47 @@ def test_sensitivity_finds_the_layer_that_matters():
     assert set(own["layer"]) == {"vital", "idle"} and "metric" in own
 
 
+def test_sensitivity_after_a_refit_is_what_sparsify_leaves():
+    model = keras.Sequential(
+        [keras.Input((7,)), layers.Dense(11, "relu", name="first"), layers.Dense(3, name="second")]
+    )
+    # Inputs that tell each other, so that those that stay can speak for those that went.
+    x = samples(300, 3) @ samples(3, 7, seed=1) + 0.05 * samples(300, 7, seed=2)
+    model.set_weights([samples(*w.shape, seed=3 + i) for i, w in enumerate(model.weights)])
+    model.compile(loss="mse")
+    y = outputs(model, x)
+    before = [np.array(w) for w in model.get_weights()]
+    arguments = {"sparsities": (0.6,), "method": "magnitude", "samples": x}
+    plain = keras_saliency.sensitivity(model, (x, y), **arguments)
+    refitted = keras_saliency.sensitivity(model, (x, y), reconstruct=True, **arguments)
+    assert refitted[["layer", "sparsity", "size"]].equals(plain[["layer", "sparsity", "size"]])
+    sparse = refitted["sparsity"] > 0
+    assert (refitted["loss"][sparse] < 0.5 * plain["loss"][sparse]).all()
+    for layer, loss in zip(refitted["layer"][sparse], refitted["loss"][sparse], strict=True):
+        same = keras_saliency.sparsify(
+            model, 0.6, data=x, method="magnitude", layers=layer, reconstruct=True, verbose=False
+        )
+        assert abs(np.square(outputs(same, x) - y).mean() - loss) < 1e-4 * (1 + loss)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"reconstruct": True}, ValueError, "needs `data`"),
+        ({"reconstruct": "auto"}, (TypeError, ValueError), "reconstruct"),
+        ({"reconstruct": True, "samples": np.full((20, 7), np.nan)}, ValueError, "NaN"),
+    ],
+)
+def test_sensitivity_says_what_a_refit_needs(arguments, error, message):
+    model = keras.Sequential([keras.Input((7,)), layers.Dense(3)])
+    with pytest.raises(error, match=message):
+        keras_saliency.sensitivity(
+            model, None, (0.5,), method="magnitude", metric=lambda m, _: 0.0, **arguments
+        )
+
+
 # ---- bad input -----------------------------------------------------------------------------
 
 

@@ -67,6 +67,7 @@ def sensitivity(
     layers=None,
     exclude=None,
     batch_size=32,
+    reconstruct=False,
     **options,
 ):
     """How much worse a model gets when one layer alone is sparse, layer by layer.
@@ -79,9 +80,12 @@ def sensitivity(
         metric: Function of a model and the data that returns a number or a dict of numbers.
             Default: `model.evaluate`, for which the model must be compiled.
         samples: Inputs for the significance of the outputs. Default: up to 256 samples of `data`,
-            where that is a pair of arrays.
+            where that is a pair of arrays; with `reconstruct=True` also what is fitted on.
         layers, exclude: Which layers to try; see `maskable_kernels`.
         batch_size: Of the evaluation.
+        reconstruct: Whether to refit the edges that stay of the layer that is sparse, as
+            `sparsify` does by default: what a layer costs after the refit, not before. A refit
+            per layer and share, never held back by a gate.
         **options: More arguments of `sparsify`: `scores`, `granularity`, `seed`, ...
 
     Returns:
@@ -91,7 +95,7 @@ def sensitivity(
 
     Raises:
         ValueError, TypeError: As `sparsify`; or if the model is not compiled and there is no
-            `metric`.
+            `metric`, or there is nothing to refit on.
 
     Example:
 
@@ -112,12 +116,14 @@ def sensitivity(
     """
     import pandas as pd
 
+    from keras_saliency import validation
     from keras_saliency.graph.copying import copy_model
     from keras_saliency.sparsity.masking.masks import MaskMaker
     from keras_saliency.sparsity.masking.options import MaskingOptions
     from keras_saliency.sparsity.masking.results import mask_model
     from keras_saliency.sparsity.masking.targets import check_sparsity
 
+    validation.boolean("reconstruct", reconstruct)
     sparsities = sorted({0.0, *(check_sparsity(s, "sparsities") for s in sparsities)})
     if metric is None and not getattr(model, "compiled", False):
         raise ValueError(
@@ -125,7 +131,7 @@ def sensitivity(
             "or pass `metric`."
         )
     pair = isinstance(data, tuple) and len(data) in (2, 3)
-    if samples is None and pair and method == "isparse":
+    if samples is None and pair and (reconstruct or method == "isparse"):
         samples = keras.tree.map_structure(lambda x: x[:256], data[0])
     makers = [
         (
@@ -148,13 +154,15 @@ def sensitivity(
     ]
     trial = copy_model(model)
 
-    def measure():
+    refitted = _refitter(model, samples, batch_size, options) if reconstruct else None
+
+    def measure(candidate=trial):
         if metric is not None:
-            result = metric(trial, data)
+            result = metric(candidate, data)
             return dict(result) if isinstance(result, dict) else {"metric": float(result)}
         if pair:
-            return trial.evaluate(*data, batch_size=batch_size, verbose=0, return_dict=True)
-        return trial.evaluate(data, verbose=0, return_dict=True)
+            return candidate.evaluate(*data, batch_size=batch_size, verbose=0, return_dict=True)
+        return candidate.evaluate(data, verbose=0, return_dict=True)
 
     wanted = [kernel.key for kernel in maskable_kernels(model, layers, exclude)]
     kernels = {k.key: k for k in maskable_kernels(trial) if k.key in wanted}
@@ -164,6 +172,10 @@ def sensitivity(
     for s, maker in makers:
         for key, mask in maker.masks().items():
             kernel = kernels[key]
+            if refitted is not None:
+                found = measure(refitted(key, mask))
+                rows.append({"layer": key, "sparsity": s, "size": kernel.size, **found})
+                continue
             name = kernel.name.lstrip("_")
             kernel.owner.set_mask(mask, name)
             rows.append({"layer": key, "sparsity": s, "size": kernel.size, **measure()})
@@ -173,3 +185,31 @@ def sensitivity(
     return frame.sort_values(
         ["layer", "sparsity"], key=lambda column: column.map(lambda v: order.get(v, v))
     ).reset_index(drop=True)
+
+
+def _refitter(model, samples, batch_size, options):
+    """Function of a kernel's key and mask that returns a refitted copy, that kernel sparse."""
+    from keras_saliency.graph.data import read_pairs
+    from keras_saliency.sparsity.masking.results import plain_copy
+    from keras_saliency.sparsity.reconstruction import refit
+
+    refit.resolve(True, samples)
+    x, *_ = read_pairs(model, samples)
+    refit.check_finite(model, x)
+
+    def refitted(key, mask):
+        done = refit.reconstruct(
+            model,
+            lambda: plain_copy(model),
+            lambda copy: [kernel for kernel in maskable_kernels(copy) if kernel.key == key],
+            x,
+            {key: mask},
+            plain_masks=None,
+            gate=False,
+            seed=options.get("seed") or 0,
+            batch_size=batch_size,
+            verbose=False,
+        )
+        return done.copy
+
+    return refitted
