@@ -47,6 +47,45 @@ def test_lamp_ranks_squares_over_what_is_at_least_as_large(share):
     assert np.abs(np.array(found) - expected).max() <= 1  # rounding of sums, at the threshold
 
 
+@pytest.mark.parametrize("share", [0.01, 0.4, 0.8, 0.999])
+def test_lamp_counts_kernels_of_any_magnitude_zeros_and_ties(share):
+    stack = [layers.Dense(40, use_bias=False) for _ in range(5)]
+    made = keras.Sequential([keras.Input((40,)), *stack])
+    rng = np.random.default_rng(0)
+    made.set_weights(
+        [
+            rng.normal(size=(40, 40)),
+            1e-12 * rng.normal(size=(40, 40)),
+            rng.integers(-2, 3, (40, 40)),
+            np.zeros((40, 40)),
+            1e9 * rng.normal(size=(40, 40)) * (rng.uniform(size=(40, 40)) < 0.1),
+        ]
+    )
+    kernels = taking_part(made)
+    scores, owner = [], []
+    for i, kernel in enumerate(kernels):
+        squares = np.sort(
+            np.square(ops.convert_to_numpy(kernel.variable).astype("float64")).ravel()
+        )
+        rest = np.cumsum(squares[::-1])[::-1]
+        scores.append(np.divide(squares, rest, out=np.zeros_like(squares), where=rest > 0))
+        scores[-1][-1] = np.inf  # the largest stays
+        owner.append(np.full(len(squares), i))
+    count = min(round(share * 8000), 8000 - 5)
+    gone = np.concatenate(owner)[np.argsort(np.concatenate(scores), kind="stable")[:count]]
+    found = list(lamp(kernels, share).values())
+    assert sum(found) == count
+    assert np.abs(np.array(found) - np.bincount(gone, minlength=5)).max() <= 1
+
+
+def test_lamp_refuses_weights_that_are_not_finite():
+    made = model()
+    kernel = made.layers[-1].kernel
+    kernel.assign(np.full(kernel.shape, np.nan))
+    with pytest.raises(ValueError, match="NaN"):
+        lamp(taking_part(made), 0.5)
+
+
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
 def test_erdos_renyi_densities_are_in_proportion(share):
     kernels = taking_part(model())
