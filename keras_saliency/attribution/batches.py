@@ -1,6 +1,7 @@
 """Some of the inputs at a time: what an attribution method works on."""
 
 import contextlib
+import inspect
 
 import keras
 import numpy as np
@@ -183,6 +184,18 @@ class Batch:
         passes = self.passes
         layers = [x for x in passes.layers_within() if hasattr(x, "_masked_softmax")]
         if not layers:
+            others = [
+                x.name
+                for x in passes.layers_within()
+                if "return_attention_scores" in inspect.signature(x.call).parameters
+            ]
+            if others:
+                raise ValueError(
+                    f"The attention of {others} is no matrix of tokens by tokens whose products "
+                    "rollout and relevance could take. Use 'integrated_gradients', 'occlusion' or "
+                    "'grad_cam'; `visualization.plot_heads` draws the heads of XM2A, "
+                    "`visualization.plot_attention` the masks of SAN."
+                )
             raise ValueError(
                 f"The model '{passes.model.name}' has no layer whose attention can be asked for "
                 "its scores: keras.layers.MultiHeadAttention, GroupQueryAttention or a subclass."

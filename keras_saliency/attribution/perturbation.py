@@ -97,7 +97,8 @@ def _labelled(segments, space):
 def rise(batch, samples=1000, cells=8, keep=0.5, seed=0):
     """Random masks, each weighted by the score of what it leaves (Petsiuk et al., 2018).
 
-    Of several inputs one at a time is masked.
+    Weighted by how far that score lies above the mean score, so that logits, which may all be
+    negative, do as well as probabilities. Of several inputs one at a time is masked.
     """
     samples = validation.integer("samples", samples)
     cells = validation.integer("cells", cells)
@@ -123,5 +124,6 @@ def _masked_at_random(batch, position, samples, cells, keep, seed):
         return batch.with_values(position, x * batch.over_channels(mask[None], position))
 
     scores = batch.scores(samples, make).astype("float64")
+    scores = scores - scores.mean(axis=0)
     maps = scores.T @ np.stack(masks).reshape(samples, -1) / (samples * keep)
     return maps.reshape(len(x), *space)
