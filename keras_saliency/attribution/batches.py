@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import warnings
 
 import keras
 import numpy as np
@@ -61,7 +62,7 @@ class Batch:
         target = passes.target.rows(chosen, space)
         if self._classes is not None and not passes.target.callable:
             target = np.tile(self._classes, copies)
-        masks = [passes.input_mask(i, chosen) for i in passes._mask_layers.values()]
+        masks = [passes.input_mask(i, chosen) for i in passes.mask_calls.values()]
         return {"fixed": fixed, "target": target, "masks": masks}
 
     def settle(self):
@@ -102,12 +103,13 @@ class Batch:
 
     def scores(self, count, make):
         """Scores `(count, rows)` of copies of the batch, made as for `copies`."""
+        return np.concatenate(list(self.scores_by_parts(count, make)))
+
+    def scores_by_parts(self, count, make):
+        """The same in parts `(copies, rows)`, each before the copies of the next are made."""
         self.settle()
-        parts = [
-            result["scores"].reshape(-1, len(self))[:number]
-            for _, result, number in self._chunks(count, make, False)
-        ]
-        return np.concatenate(parts)
+        for _, result, number in self._chunks(count, make, False):
+            yield result["scores"].reshape(-1, len(self))[:number]
 
     def _chunks(self, count, make, inputs):
         at_once = max(1, min(count, self.passes.batch_size // len(self)))
@@ -203,10 +205,11 @@ class Batch:
         passes.attention = layers
         result = self.look(inputs=False)
         passes.attention = []
-        scores, gradients = [], []
+        scores, gradients, skipped = [], [], []
         for key in sorted(result["marked"], key=lambda k: k[1]):
             a = result["marked"][key]
             if a.ndim != 4 or a.shape[-1] != a.shape[-2]:  # cross-attention
+                skipped.append(a.shape[1:])
                 continue
             scores.append(a)
             gradients.append(result["marked_gradients"].get(key, np.zeros_like(a)))
@@ -214,6 +217,12 @@ class Batch:
             raise ValueError(
                 "Rollout and relevance need self-attention over the same tokens in every layer. "
                 f"Received: {[(x.name) for x in layers]}, scores {[a.shape[1:] for a in scores]}"
+            )
+        if skipped:
+            warnings.warn(
+                "Cross-attention has no place in rollout and relevance: scores (heads, queries, "
+                f"keys) of {skipped} are left out.",
+                stacklevel=4,
             )
         return scores, gradients
 

@@ -38,7 +38,7 @@ class Passes:
         self._forwards = {}
         self._sync()
         self._read_inputs()
-        self._mask_layers = self._find_masks()
+        self.mask_calls = self._find_masks()
 
     def _sync(self):
         # Within fit() JAX keeps the weights of the moment in the trainer.
@@ -82,16 +82,24 @@ class Passes:
                 raise ValueError("`inputs` must be finite. Received: NaN or infinite values.")
 
     def _listen_to_embeddings(self, layers):
-        sample = [x[:1] for x in self.inputs]
         calls = dict.fromkeys(layers, 0)
+
+        def heard(layer, value, sample):
+            number, calls[layer] = calls[layer], calls[layer] + 1
+            for i, x in enumerate(sample):
+                if x.dtype.kind in "iuf" and x.shape == value.shape and (x == value).all():
+                    self.embeddings[i].append((layer, number))
+
+        self._listen(layers, heard)
+
+    def _listen(self, layers, heard):
+        """Call the model on one row and pass on what each of the layers is called with."""
+        sample = self._told_apart()
 
         def handler(layer):
             def listen(call, args, kwargs):
-                number, calls[layer] = calls[layer], calls[layer] + 1
-                ids = np.asarray(ops.convert_to_numpy(args[0]))
-                for i, x in enumerate(sample):
-                    if x.dtype.kind in "iuf" and x.shape == ids.shape and (x == ids).all():
-                        self.embeddings[i].append((layer, number))
+                value = args[0] if args else next(iter(kwargs.values()))
+                heard(layer, np.asarray(ops.convert_to_numpy(value)), sample)
                 return call(*args, **kwargs)
 
             return listen
@@ -99,18 +107,44 @@ class Passes:
         with listening({layer: handler(layer) for layer in layers}), keras.StatelessScope():
             self._call_model([ops.convert_to_tensor(x) for x in sample])
 
+    def _told_apart(self):
+        """One row of every input, changed where two inputs would be equal."""
+        generator = np.random.default_rng(0)
+        sample = []
+        for x in self.inputs:
+            row = x[:1]
+            for _ in range(20):  # ids that all inputs share, as of a constant one, stay
+                if x.dtype.kind == "b" or not any(np.array_equal(row, y) for y in sample):
+                    break
+                if x.dtype.kind == "f":
+                    row = row + generator.normal(size=row.shape).astype(x.dtype)
+                else:
+                    row = generator.integers(x.min(), x.max(), row.shape, x.dtype, endpoint=True)
+            sample.append(row)
+        return sample
+
     def layers_within(self):
         """Every layer in the model, at any depth."""
         return list(self.model._flatten_layers(include_self=False))
 
     def _find_masks(self):
-        """`Masking` layers, with the input that each of them reads."""
+        """Calls `(layer, number)` of `Masking` that read an input, with that input's number."""
         found = {}
-        for layer in self.layers_within():
-            if isinstance(layer, keras.layers.Masking):
-                for i in self.moving:
-                    if self.inputs[i].ndim == 3 and not self.embeddings[i]:
-                        found.setdefault(layer, i)
+        series = [i for i in self.moving if self.inputs[i].ndim == 3 and not self.embeddings[i]]
+        layers = [x for x in self.layers_within() if isinstance(x, keras.layers.Masking)]
+        calls = dict.fromkeys(layers, 0)
+
+        def heard(layer, value, sample):
+            number, calls[layer] = calls[layer], calls[layer] + 1
+            for i in series:
+                # The layer may be called in half precision.
+                if value.shape == sample[i].shape and np.allclose(
+                    value.astype("float32"), sample[i], rtol=1e-2, atol=1e-3
+                ):
+                    found[layer, number] = i
+
+        if layers and series:
+            self._listen(layers, heard)
         return found
 
     def names(self):
@@ -139,7 +173,7 @@ class Passes:
     def input_mask(self, i, chosen):
         """The boolean mask `(rows, time)` of an input, or `None`."""
         x = self.inputs[i][chosen]
-        for layer, j in self._mask_layers.items():
+        for (layer, _), j in self.mask_calls.items():
             if i == j:
                 return (x != layer.mask_value).any(axis=-1)
         for layer, _ in self.embeddings[i]:
@@ -186,6 +220,7 @@ class Passes:
             tuple(self.moving),
             tuple((i, *calls) for i, calls in self.embeddings.items()),
             str(tree.map_structure(lambda _: 0, self.structure)),
+            tuple((id(layer), number, i) for (layer, number), i in self.mask_calls.items()),
             layers,
             tuple(map(id, self.model.variables)),
         )
@@ -242,8 +277,9 @@ class _Forward:
         for layer in {call[0] for call in replaced}:
             handlers[layer] = self._embedding(layer, replaced, calls)
         if extras["masks"]:
-            for (layer, _), mask in zip(passes._mask_layers.items(), extras["masks"], strict=True):
-                handlers[layer] = _masking(mask)
+            masks = dict(zip(passes.mask_calls, extras["masks"], strict=True))
+            for layer in {call[0] for call in masks}:
+                handlers[layer] = self._masking(layer, masks, calls)
         for layer in self.taps:
             handlers[layer] = self._tap(layer, calls, mark, handlers.get(layer))
         for layer in self.attention:
@@ -263,6 +299,19 @@ class _Forward:
             if (layer, number) not in replaced:
                 return call(*args, **kwargs)
             return ops.cast(replaced[layer, number], layer.compute_dtype)
+
+        return handler
+
+    def _masking(self, layer, masks, calls):
+        def handler(call, args, kwargs):
+            number = calls["masking", layer] = calls.get(("masking", layer), -1) + 1
+            outputs = call(*args, **kwargs)
+            mask = masks.get((layer, number))
+            if mask is None:  # of features, not of an input
+                return outputs
+            outputs = args[0] * ops.cast(mask, args[0].dtype)[..., None]
+            keras.src.backend.set_keras_mask(outputs, mask)
+            return outputs
 
         return handler
 
@@ -296,16 +345,6 @@ class _Forward:
             return outputs if asked or not isinstance(outputs, tuple) else outputs[0]
 
         return handler
-
-
-def _masking(mask):
-    def handler(call, args, kwargs):
-        outputs = call(*args, **kwargs)
-        outputs = args[0] * ops.cast(mask, args[0].dtype)[..., None]
-        keras.src.backend.set_keras_mask(outputs, mask)
-        return outputs
-
-    return handler
 
 
 def describe_outputs(passes):

@@ -49,21 +49,27 @@ def _occluded(batch, position, window, stride, fill, segments):
     x, space = batch.values[position], batch.space(position)
     fill = _filled(batch, fill, position)
     if segments is not None:
-        regions = _labelled(segments, space)
+        regions = _labelled(segments, space, x.shape[1:])
     else:
         regions = _windows(space, window, stride)
 
     def make(j):
         if j == 0:
             return batch.values
-        region = batch.over_channels(regions[j - 1][None], position)
+        region = regions[j - 1][None]
+        if region.shape[1:] == tuple(space):
+            region = batch.over_channels(region, position)
         return batch.with_values(position, np.where(region, fill, x))
 
     scores = batch.scores(1 + len(regions), make).astype("float64")
     falls = scores[0] - scores[1:]
+    extent = regions[0].shape
     regions = np.stack(regions).reshape(len(regions), -1)
     maps = falls.T @ regions / np.maximum(regions.sum(axis=0), 1)
-    return maps.reshape(len(x), *space)
+    maps = maps.reshape(len(x), *extent)
+    if extent != tuple(space):
+        maps = maps.mean(axis=batch.passes.channels_of(batch.passes.moving[position]))
+    return maps
 
 
 def _windows(space, window, stride):
@@ -83,12 +89,13 @@ def _windows(space, window, stride):
     return regions
 
 
-def _labelled(segments, space):
+def _labelled(segments, space, whole):
     segments = validation.array("segments", segments)
-    if segments.dtype.kind not in "iu" or segments.shape != tuple(space):
+    if segments.dtype.kind not in "iu" or segments.shape not in (tuple(space), tuple(whole)):
         raise ValueError(
-            f"`segments` must be integer labels of shape {tuple(space)}, that of an input. "
-            f"Received: {segments.dtype} of shape {segments.shape}"
+            f"`segments` must be integer labels of shape {tuple(space)}, that of an input, or "
+            f"with its channels, {tuple(whole)}. Received: {segments.dtype} of shape "
+            f"{segments.shape}"
         )
     return [segments == label for label in np.unique(segments)]
 
@@ -123,7 +130,14 @@ def _masked_at_random(batch, position, samples, cells, keep, seed):
         masks.append(mask)
         return batch.with_values(position, x * batch.over_channels(mask[None], position))
 
-    scores = batch.scores(samples, make).astype("float64")
-    scores = scores - scores.mean(axis=0)
-    maps = scores.T @ np.stack(masks).reshape(samples, -1) / (samples * keep)
+    # In sums, so that memory does not grow with the number of masks.
+    scored, seen, total, first = 0.0, 0.0, 0.0, None
+    for scores in batch.scores_by_parts(samples, make):
+        scores = scores.astype("float64")
+        first = scores[:1] if first is None else first
+        scores = scores - first  # a constant goes, and with it the rounding of large ones
+        flat = np.stack(masks[: len(scores)]).reshape(len(scores), -1).astype("float64")
+        masks.clear()
+        scored, seen, total = scored + scores.T @ flat, seen + flat.sum(0), total + scores.sum(0)
+    maps = (scored - np.outer(total / samples, seen)) / (samples * keep)
     return maps.reshape(len(x), *space)
