@@ -1,7 +1,10 @@
 """Which saliency map finds what counts? Every method before the judges, random maps as the floor.
 
     KERAS_BACKEND=torch python benchmarks/saliency_faithfulness.py [--seeds 3] [--images 24]
-        [--small]
+        [--photographs 8] [--small]
+
+Scenes, and with `--photographs N` instead N of ImageNet's pictures under EfficientNet-Lite0 (see
+`pretrained.py`), which have no boxes, and whose many layers are too many to randomise.
 
 A scene is a canvas of 56 x 56 with one whole Fashion-MNIST item, whose class is the label and whose
 box is known, among four scraps of other items. Per seed a small convolutional network is trained on
@@ -11,6 +14,7 @@ on the same held-out scenes, and the library's judges compare the maps: `deletio
 finished row is kept at once; rows that are there are skipped.
 """
 
+import functools
 import time
 
 import keras
@@ -18,7 +22,7 @@ import numpy as np
 import pandas as pd
 import runner
 from keras import layers
-from networks import CACHE, fashion_mnist
+from networks import CACHE, efficientnet_lite0, fashion_mnist, labelled_pictures
 
 from keras_saliency import attribution, saliency_map
 
@@ -42,8 +46,17 @@ METHODS = {
     "occlusion": {},
     "rise": {"samples": 500},
 }
+# A photograph is 16 times as large, and its network's last layer has 1280 channels.
+PHOTOGRAPHS = {
+    "smooth_grad": {"samples": 16},
+    "smooth_taylor": {"samples": 16},
+    "integrated_gradients": {"steps": 16},
+    "expected_gradients": {"samples": 16},
+    "score_cam": {"channels": 48},
+    "occlusion": {"window": 32, "stride": 16},
+    "rise": {"samples": 200},
+}
 JUDGES = ["deletion", "insertion", "drop", "increase", "hit", "share", "similarity"]
-KEYS = ["method", "seed"]
 
 
 def scenes(x, y, count, seed):
@@ -106,15 +119,17 @@ def trained(seed, data, count, epochs):
 
 
 def judged(model, x, boxes, method, options):
-    """One row: the means over the scenes."""
+    """One row: the means over the inputs; without `boxes` those of the judges that need none."""
     start = time.perf_counter()
     maps = saliency_map(model, x, method, **options)
     seconds = (time.perf_counter() - start) / len(x)
-    frames = (
+    frames = [
         attribution.deletion_insertion(model, x, maps),
         attribution.average_drop(model, x, maps),
-        attribution.pointing_game(maps, boxes),
-    )
+    ]
+    if boxes is None:
+        return {**pd.concat(frames, axis=1).mean().to_dict(), "seconds": seconds}
+    frames.append(attribution.pointing_game(maps, boxes))
     row = pd.concat(frames, axis=1).mean().to_dict()
     check = attribution.randomization_check(model, x[:4], method, **options)
     return {**row, "similarity": check["similarity"].iloc[-1], "seconds": seconds}
@@ -133,20 +148,60 @@ def summary(frame):
     return pd.DataFrame(rows)
 
 
+class Rows:
+    """The finished rows, each on disk at once; what is there is not measured again."""
+
+    def __init__(self, name, keep):
+        self.path = runner.RESULTS / f"{name}.{runner.backend()}.csv" if keep else None
+        self.rows = []
+        if keep and self.path.exists():
+            self.rows = pd.read_csv(self.path).to_dict("records")
+
+    def add(self, method, seed, measure):
+        if any(row["method"] == method and row["seed"] == seed for row in self.rows):
+            return
+        self.rows.append({"method": method, "seed": seed, **measure()})
+        print(self.rows[-1], flush=True)
+        if self.path is not None:
+            pd.DataFrame(self.rows).to_csv(self.path, index=False)
+
+
+def on_photographs(options):
+    model = efficientnet_lite0()
+    x, y = labelled_pictures()
+    right = np.flatnonzero(model.predict(x, verbose=0).argmax(axis=1) == y)
+    right, rest = right[: options.photographs], right[options.photographs :]
+    rows = Rows("saliency_faithfulness_photographs_rows", not options.small)
+    for method, given in METHODS.items():
+        if method == "expected_gradients":
+            given = {"background": x[rest]}
+        given = {**given, **PHOTOGRAPHS.get(method, {})}
+        rows.add(method, 0, functools.partial(judged, model, x[right], None, method, given))
+    notes = (
+        f"EfficientNet-Lite0, {len(right)} pictures of ImageNet (foolbox's) that it gets right, "
+        "224 x 224. Means over the pictures. deletion, drop: low is good; insertion, increase: "
+        "high is good. Seconds per map on a machine with other work."
+    )
+    frame = pd.DataFrame(rows.rows)
+    frame["method"] = pd.Categorical(frame["method"], METHODS)
+    frame = frame.sort_values("method")
+    columns = ["method", *JUDGES[:4], "seconds"]
+    runner.write("saliency_faithfulness_photographs", frame[columns], notes, options.small)
+
+
 def main():
-    options = runner.arguments(__doc__, seeds=3, images=24, scenes=8000, epochs=5)
+    options = runner.arguments(__doc__, seeds=3, images=24, scenes=8000, epochs=5, photographs=0)
     if options.small:
         options.seeds, options.images, options.scenes, options.epochs = 1, 4, 256, 1
+    if options.photographs:
+        return on_photographs(options)
     (train, test) = fashion_mnist()
     print(
         f"{options.seeds} networks of about a minute each, then {len(METHODS)} methods on "
-        f"{options.images} scenes: some five minutes on two cores in all",
+        f"{options.images} scenes: some ten minutes on two cores in all",
         flush=True,
     )
-    path = runner.RESULTS / f"saliency_faithfulness_rows.{runner.backend()}.csv"
-    done = pd.read_csv(path) if path.exists() and not options.small else pd.DataFrame(columns=KEYS)
-    rows = done.to_dict("records")
-    accuracies = []
+    rows, accuracies = Rows("saliency_faithfulness_rows", not options.small), []
     for seed in range(options.seeds):
         model = trained(seed, train, options.scenes, options.epochs)
         x, y, boxes = scenes(*test, 1000, 2000 + seed)
@@ -155,18 +210,14 @@ def main():
         # Where the network is wrong, the labelled item need not be what it looks at.
         right = np.flatnonzero(hits)[: options.images]
         background, _, _ = scenes(*train, 100, 3000 + seed)
+        x, boxes = x[right], [boxes[i] for i in right]
         for method, given in METHODS.items():
-            if any(row["method"] == method and row["seed"] == seed for row in rows):
-                continue
             if method == "expected_gradients":
                 given = {"background": background}
             if method == "rise" and options.small:
                 given = {"samples": 20}
-            row = judged(model, x[right], [boxes[i] for i in right], method, given)
-            rows.append({"method": method, "seed": seed, **row})
-            print(rows[-1], flush=True)
-            if not options.small:
-                pd.DataFrame(rows).to_csv(path, index=False)
+            measure = functools.partial(judged, model, x, boxes, method, given)
+            rows.add(method, seed, measure)
     notes = (
         f"{options.images} scenes per seed that the network gets right; accuracy on 1000 scenes "
         f"{100 * np.mean(accuracies):.1f} ± {100 * np.std(accuracies):.1f} %. Means over scenes, "
@@ -174,7 +225,8 @@ def main():
         "insertion, increase, hit, share: high is good. Seconds per map on a machine with other "
         "work."
     )
-    runner.write("saliency_faithfulness", summary(pd.DataFrame(rows)), notes, options.small)
+    frame = summary(pd.DataFrame(rows.rows))
+    runner.write("saliency_faithfulness", frame, notes, options.small)
 
 
 if __name__ == "__main__":
