@@ -22,6 +22,7 @@ from keras_saliency.sparsity.shrinking.budget import Budget
 from keras_saliency.sparsity.shrinking.channels import find_weight, read_weight
 from keras_saliency.sparsity.shrinking.groups import ChannelGroups
 from keras_saliency.sparsity.shrinking.rebuild import rebuild
+from keras_saliency.sparsity.shrinking.shorten import shorten
 from keras_saliency.sparsity.shrinking.shrink import summary, without_masks
 from keras_saliency.sparsity.shrinking.uniform import shrink_uniformly
 from keras_saliency.sparsity.significance.walk import edge_significance
@@ -35,6 +36,7 @@ def shrink_to(
     flops=None,
     parameters=None,
     channels=None,
+    blocks=None,
     data=None,
     method="isparse",
     scope="layer",
@@ -60,10 +62,15 @@ def shrink_to(
     Args:
         model: A built Functional or Sequential model. It is not changed.
         flops: Share of the operations that may remain, in (0, 1]. Give exactly one of `flops`,
-            `parameters` and `channels`.
+            `parameters`, `channels` and `blocks`.
         parameters: Share of the parameters that may remain.
         channels: Share of the channels of every layer (`scope="layer"`) or of the model
             (`scope="global"`) that remains, rounded.
+        blocks: Share of the residual blocks that stay, rounded: those that change most what passes
+            through them (1 - cosine of what enters and leaves, on `data`). Blocks are what a
+            class makes as many of as its config says (KerasHub's backbones and the tasks around
+            them; the result is of that class), and in other functional models every addition of
+            a tensor and of what layers make of it, and layers made of layers that are repeated.
         data: Inputs to fit the rest of the weights on and to score from: what `model.predict`
             takes, or `(x, y)` pairs of it. Two hundred and more do best.
         method: What a channel is worth: `"isparse"` (significance for the output, G 4.4),
@@ -118,11 +125,11 @@ def shrink_to(
     assert count_operations(small) <= 0.5 * count_operations(model)
     ```
     """
-    budgets = {"flops": flops, "parameters": parameters, "channels": channels}
+    budgets = {"flops": flops, "parameters": parameters, "channels": channels, "blocks": blocks}
     given = {name: share for name, share in budgets.items() if share is not None}
     if len(given) != 1:
         raise ValueError(
-            "Give exactly one of `flops`, `parameters` and `channels`. "
+            "Give exactly one of `flops`, `parameters`, `channels` and `blocks`. "
             f"Received: {sorted(given) or 'none'}"
         )
     ((what, share),) = given.items()
@@ -141,12 +148,21 @@ def shrink_to(
     validation.boolean("uniform", uniform)
     if uniform:
         _check_uniform(what, steps, exclude, scope)
+    if what == "blocks":
+        _check_blocks(method, scope)
     given_model = model
     targets = (None, None)
     if data is not None and isinstance(model, keras.Model):
         data, *targets = read_pairs(model, data)
     fits = refit.resolve(reconstruct, data)
     pairs = None if data is None else (data, *targets)
+    if what == "blocks":
+        model, exclude = without_masks(model, exclude)
+        options = {"gate": gate, "seed": seed, "batch_size": batch_size, "verbose": verbose}
+        options |= {"steps": steps, "fine_tune": fine_tune}
+        small = shorten(model, share, data, exclude=exclude, fits=fits, **options)
+        copy_compile(given_model, small)
+        return small
     if uniform:
         scores_of = _channel_scores_of(method, pairs, seed, loss, batch_size)
         options = {"gate": gate, "seed": seed, "batch_size": batch_size, "verbose": verbose}
@@ -189,7 +205,7 @@ def shrink_to(
 
 def _check_uniform(what, steps, exclude, scope):
     for name, wrong in (
-        ("channels", what == "channels"),
+        (what, what in ("channels", "blocks")),
         ("steps", steps != 1),
         ("exclude", exclude is not None),
         ("scope", scope != "layer"),
@@ -198,6 +214,15 @@ def _check_uniform(what, steps, exclude, scope):
             raise ValueError(
                 "`uniform=True` gives every block the same width, to a share of `flops` or "
                 f"`parameters`, in one step. Leave out `{name}`, or pass `uniform=False`."
+            )
+
+
+def _check_blocks(method, scope):
+    for name, wrong in (("method", method != "isparse"), ("scope", scope != "layer")):
+        if wrong:
+            raise ValueError(
+                "`blocks` keeps the blocks that change most what passes through them; channels are "
+                f"not scored. Leave out `{name}`."
             )
 
 
