@@ -1,6 +1,5 @@
 """Saliency maps: what of an input a model looks at."""
 
-import inspect
 import warnings
 
 import keras
@@ -107,8 +106,7 @@ def saliency_map(
     chosen = method_named(method)
     _check(model, reduce, normalize, resize, logits, verbose)
     batch_size = validation.integer("batch_size", batch_size)
-    accepted = inspect.signature(chosen.function).parameters
-    options = _options(chosen, options, accepted, layer, seed, verbose)
+    options = _options(chosen, options, layer, seed, verbose)
     if reduce == "auto":
         reduce = chosen.reduce
     elif chosen.reduce is None and reduce is None:
@@ -191,10 +189,11 @@ def _check(model, reduce, normalize, resize, logits, verbose):
         validation.boolean(name, value)
 
 
-def _options(method, options, accepted, layer, seed, verbose):
-    unknown = sorted(set(options) - set(accepted))
+def _options(method, options, layer, seed, verbose):
+    accepted = method.accepted
+    unknown = sorted(set(options) - accepted)
     if unknown:
-        known = sorted(set(accepted) - {"batch", "layer", "seed", "verbose"})
+        known = sorted(accepted - {"layer", "seed", "verbose"})
         raise ValueError(
             f"`method={method.name!r}` has no option {unknown[0]!r}. Its options: {known}"
         )

@@ -1,5 +1,7 @@
 """The attribution methods, by name: each is one function and one registration."""
 
+import inspect
+
 from keras_saliency import validation
 
 METHODS = {}
@@ -13,6 +15,7 @@ class Method:
         self.function = function
         self.reduce = reduce
         self.layered = layered
+        self.accepted = set(inspect.signature(function).parameters) - {"batch"}
 
 
 def register_method(name, reduce=None, layered=False):

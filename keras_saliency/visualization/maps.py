@@ -1,11 +1,13 @@
 """Pictures of what a model looks at."""
 
+import inspect
 import math
 
 import numpy as np
 
 from keras_saliency import validation
 from keras_saliency.attribution import saliency_map
+from keras_saliency.attribution.registry import method_named
 from keras_saliency.attribution.resizing import resize
 from keras_saliency.graph.data import read_inputs
 
@@ -50,6 +52,17 @@ def overlay(image, map, alpha=0.5):
     return np.round(255 * ((1 - share) * picture + share * colours)).astype("uint8")
 
 
+def _options(methods, options):
+    """Each method with the options that it takes."""
+    general = set(inspect.signature(saliency_map).parameters) - {"layer", "options"}
+    accepted = {method: method_named(method).accepted | general for method in methods}
+    for name in options:
+        if not any(name in names for names in accepted.values()):
+            raise ValueError(f"`options`: none of the methods {methods} takes {name!r}.")
+    for method, names in accepted.items():
+        yield method, {name: value for name, value in options.items() if name in names}
+
+
 def _rgb(image):
     """An image as floats in [0, 1], three channels."""
     image = validation.array("image", image, ranks=(2, 3), finite=True)
@@ -79,13 +92,15 @@ def plot_saliency_maps(
         methods: Names of attribution methods.
         class_names: Optional list of strings, the names of the model's classes.
         tokens: Optional list of lists of strings: the words of token ids.
-        **options: Of `saliency_map`, for methods that take them.
+        **options: Of `saliency_map`; `layer` and the options of methods (`steps`, `window`) go
+            to the methods that take them.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If a method does not exist, or if `class_names` or `tokens` are too few.
+        ValueError: If a method does not exist, if no method has an option, or if `class_names` or
+            `tokens` are too few.
 
     Example:
 
@@ -108,11 +123,11 @@ def plot_saliency_maps(
     """
     from matplotlib.figure import Figure
 
-    x = np.asarray(read_inputs(model, inputs))
     methods = [methods] if isinstance(methods, str) else list(methods)
     if not methods:
         raise ValueError("`methods` must name at least one attribution method.")
-    maps = [saliency_map(model, x, method, **options) for method in methods]
+    x = np.asarray(read_inputs(model, inputs))
+    maps = [saliency_map(model, x, method, **own) for method, own in _options(methods, options)]
     if maps[0].ndim > 3:
         raise ValueError(f"Volumes cannot be drawn. Received: maps of shape {maps[0].shape}")
     if tokens is not None and [len(t) for t in tokens] != [x.shape[1]] * len(x):

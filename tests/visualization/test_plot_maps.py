@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+import keras_saliency
 from keras_saliency import visualization
 
 
@@ -28,7 +29,7 @@ def test_a_grid_of_images_says_what_was_predicted():
     model = keras.Sequential(
         [
             keras.Input((12, 12, 1)),
-            layers.Conv2D(3, 3, activation="relu"),
+            layers.Conv2D(3, 3, activation="relu", name="conv2d"),
             layers.GlobalAveragePooling2D(),
             layers.Dense(2, activation="softmax"),
         ]
@@ -41,6 +42,14 @@ def test_a_grid_of_images_says_what_was_predicted():
     best = model.predict(x, verbose=0).argmax(axis=1)
     assert titles[0].startswith(["cat", "dog"][best[0]]) and titles[0].endswith("%")
     assert titles[1:3] == ["layer cam", "gradient"]
+    figure = visualization.plot_saliency_maps(
+        model, x, ["grad_cam", "occlusion"], layer="conv2d", window=12, fill=0.5
+    )
+    covered = keras_saliency.saliency_map(model, x, "occlusion", window=12, fill=0.5)
+    drawn = figure.axes[2].images[0].get_array()
+    np.testing.assert_array_equal(drawn, visualization.overlay(x[0], covered[0], alpha=0.75))
+    with pytest.raises(ValueError, match="takes 'steps'"):
+        visualization.plot_saliency_maps(model, x, ["grad_cam", "occlusion"], steps=3)
     with pytest.raises(ValueError, match="`class_names` must hold 2"):
         visualization.plot_saliency_maps(model, x, "gradient", class_names=["cat"])
 

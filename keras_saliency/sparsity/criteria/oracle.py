@@ -52,6 +52,8 @@ class Oracle(ChannelCriterion):
                 values[id(variable)] = variable, array
             rises.append(self._loss(kernel.measurements, values) - self._base)
             self._progress.update()
+        if self._progress.n == self._progress.total:
+            self._progress.close()
         return np.array(rises)
 
     def _loss(self, m, values):

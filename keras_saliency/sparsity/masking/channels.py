@@ -2,9 +2,18 @@
 
 import numpy as np
 
+from keras_saliency.graph.data import first_sample
+from keras_saliency.graph.functional import is_functional
+from keras_saliency.graph.trace import flatten_model
+from keras_saliency.sparsity.kernels import maskable_kernels
+from keras_saliency.sparsity.registry import ADVICE, has_rule
 
-def kernels_of_outputs(graph, known):
-    """Which of the kernels with the ids `known` make channels of the model's outputs."""
+
+def kernels_of_outputs(model, x=None):
+    """Ids of the kernels that make channels of the model's outputs; `x` to trace a subclass."""
+    sample = None if is_functional(model) or x is None else first_sample(x)
+    graph = flatten_model(model, sample, has_rule, ADVICE, fill=True)
+    known = {id(kernel.variable) for kernel in maskable_kernels(model)}
     makers = {tensor: call for call in graph.calls for tensor in call.outputs}
     found, seen, stack = set(), set(), list(graph.outputs)
     while stack:

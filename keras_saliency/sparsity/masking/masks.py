@@ -5,9 +5,7 @@ import logging
 import numpy as np
 from keras import ops
 
-from keras_saliency.graph.data import first_sample, read_pairs
-from keras_saliency.graph.functional import is_functional
-from keras_saliency.graph.trace import flatten_model
+from keras_saliency.graph.data import read_pairs
 from keras_saliency.sparsity.criteria import ISparse
 from keras_saliency.sparsity.criteria.criterion import check_data
 from keras_saliency.sparsity.criteria.measurements import MeasuredKernel, Measurements
@@ -35,7 +33,6 @@ from keras_saliency.sparsity.masking.shares import (
     total_count,
 )
 from keras_saliency.sparsity.masking.targets import check_sparsity, resolve_targets
-from keras_saliency.sparsity.registry import ADVICE, has_rule
 from keras_saliency.sparsity.significance.scores import EdgeScores
 from keras_saliency.sparsity.significance.walk import SignificanceWalk
 
@@ -121,11 +118,7 @@ class MaskMaker:
         """Channels of the model's outputs, a classifier's classes, go only when named."""
         model = self.model
         try:
-            sample = None if is_functional(model) else first_sample(self.data[0])
-            known = {id(kernel.variable) for kernel in maskable_kernels(model)}
-            outputs = kernels_of_outputs(
-                flatten_model(model, sample, has_rule, ADVICE, fill=True), known
-            )
+            outputs = kernels_of_outputs(model, self.data[0])
         except (ValueError, TypeError) as error:
             _logger.warning(
                 "Which layers make the outputs of '%s' cannot be seen, so their channels are "

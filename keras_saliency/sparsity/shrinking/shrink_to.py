@@ -10,14 +10,12 @@ from keras_saliency.graph.compiling import copy_compile
 from keras_saliency.graph.copying import copy_model
 from keras_saliency.graph.data import read_pairs
 from keras_saliency.graph.selection import selected
-from keras_saliency.graph.trace import flatten_model
 from keras_saliency.sparsity.criteria import ISparse, Magnitude, Random
 from keras_saliency.sparsity.criteria.criterion import check_data, criterion_of
 from keras_saliency.sparsity.criteria.measurements import MeasuredKernel, Measurements
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking.channels import kernels_of_outputs
 from keras_saliency.sparsity.reconstruction import refit
-from keras_saliency.sparsity.registry import ADVICE, has_rule
 from keras_saliency.sparsity.shrinking.budget import Budget
 from keras_saliency.sparsity.shrinking.channels import find_weight, read_weight
 from keras_saliency.sparsity.shrinking.groups import ChannelGroups
@@ -323,7 +321,7 @@ def _channel_scores(model, data, criterion, seed, loss, batch_size):
         model, kernels, x, y, sample_weight, loss=loss, batch_size=batch_size, seed=seed
     )
     measured = [MeasuredKernel(k, measurements, index=i) for i, k in enumerate(kernels)]
-    outputs = _kernels_of_outputs(model)
+    outputs = kernels_of_outputs(model)
     measured = [m for m in measured if id(m.kernel.variable) not in outputs]
     criterion.prepare(measured, 0)
     found = {}
@@ -339,9 +337,3 @@ def _channel_scores(model, data, criterion, seed, loss, batch_size):
         ).transpose(np.argsort(order))
         found[id(m.kernel.variable)] = array
     return found
-
-
-def _kernels_of_outputs(model):
-    """Ids of the kernels whose channels are the model's outputs, which stay in any case."""
-    known = {id(kernel.variable) for kernel in maskable_kernels(model)}
-    return kernels_of_outputs(flatten_model(model, None, has_rule, ADVICE, fill=True), known)

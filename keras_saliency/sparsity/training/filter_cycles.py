@@ -4,16 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_saliency.graph.data import first_sample, read_pairs
-from keras_saliency.graph.functional import is_functional
-from keras_saliency.graph.trace import flatten_model
+from keras_saliency.graph.data import read_pairs
 from keras_saliency.layers.masked.base import MaskedKernels
 from keras_saliency.sparsity.criteria.criterion import check_data
 from keras_saliency.sparsity.criteria.measurements import MeasuredKernel, Measurements
 from keras_saliency.sparsity.kernels import has_filters, maskable_kernels
 from keras_saliency.sparsity.masking.assigning import assign_all
 from keras_saliency.sparsity.masking.channels import kernels_of_outputs
-from keras_saliency.sparsity.registry import ADVICE, has_rule
 
 
 class FilterCycles:
@@ -226,10 +223,7 @@ def hidden_kernels(model, layers, exclude, x):
             f"The layers {masked[:5]} are masked already. Bring the masks into the weights with "
             "`keras_saliency.strip_masks(model)` first."
         )
-    sample = None if is_functional(model) or x is None else first_sample(x)
-    known = {id(kernel.variable) for kernel in maskable_kernels(model)}
-    outputs = kernels_of_outputs(flatten_model(model, sample, has_rule, ADVICE, fill=True), known)
-    kernels, seen = [], set(outputs)
+    kernels, seen = [], set(kernels_of_outputs(model, x))
     for kernel in found:
         if id(kernel.variable) not in seen and kernel.variable.trainable:
             seen.add(id(kernel.variable))
