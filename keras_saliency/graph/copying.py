@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_saliency.graph.compiling import copy_compile
 from keras_saliency.graph.functional import is_functional
+from keras_saliency.graph.reading import read
 
 # In place of a value: the copy has no such variable.
 LEFT_OUT = object()
@@ -275,7 +276,7 @@ class Copier:
         value = self.values.get(id(variable), variable)
         if value is variable:
             # A copy of its own: JAX gives the memory of a trained model's variables away.
-            return np.array(ops.convert_to_numpy(variable))
+            return ops.copy(variable.value)
         # In NNX mode a variable can be called, like what it holds.
         function = callable(value) and not isinstance(value, keras.Variable)
         return value() if function else value
@@ -285,7 +286,7 @@ class Copier:
             target = made.get(id(variable))
             if target is None or id(variable) in self.values:
                 continue
-            a, b = ops.convert_to_numpy(variable), ops.convert_to_numpy(target)
+            a, b = read(variable), read(target)
             if not np.array_equal(a, b) and not _equal_with_nan(a, b):
                 raise ValueError(f"the weight '{variable.path}' of the copy has other values.")
 

@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_saliency.graph import lora
+from keras_saliency.graph.reading import read
 from keras_saliency.layers.masked.base import MaskedKernels
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.operations import work_of
@@ -17,7 +18,7 @@ def kernel_frame(model, layers=None, exclude=None, skipped=False):
     counts = _multiplications(model)
     rows = []
     for kernel in found:
-        values = ops.convert_to_numpy(kernel.variable)
+        values = read(kernel.variable)
         if getattr(kernel.owner, "lora_enabled", False):  # the kernel in use
             values = lora.merged_kernel(kernel.owner)
         mask, target, note = None, np.nan, ""

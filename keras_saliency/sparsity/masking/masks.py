@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_saliency.graph.data import read_pairs
+from keras_saliency.graph.reading import read
 from keras_saliency.sparsity.criteria import ISparse
 from keras_saliency.sparsity.criteria.criterion import check_data
 from keras_saliency.sparsity.criteria.measurements import MeasuredKernel, Measurements
@@ -206,6 +207,8 @@ class MaskMaker:
         counts = {}
         if scope == "layer":
             counts = per_layer(self.kernels, targets)
+        elif scope != "global" and share is None:  # counted already
+            counts = per_layer(self.kernels, self.targets)
         elif scope != "global":
             counts = self.counts(now)
         count = sum(counts.values())
@@ -274,6 +277,7 @@ class MaskMaker:
     def _significant(self, options, values, power):
         """Significance, a kernel at a time, without an array of the kernel's size."""
         walk = SignificanceWalk(self.model, self.data[0], stored=self.stored, **options)
+        walk.read = read  # the weights stay until the masks are made
         reached = {kernel.key for kernel in walk.kernels}
         lost = [kernel.key for kernel in self.kernels if kernel.key not in reached]
         tables = [k for k in self.kernels if k.key in lost and is_table(k)]
@@ -360,7 +364,7 @@ def _lifted(pairs):
 
 def _magnitude(kernel, values):
     given = values(kernel)
-    given = ops.convert_to_numpy(kernel.variable) if given is None else given
+    given = read(kernel.variable) if given is None else given
     return np.abs(np.asarray(given, "float64"))
 
 

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_saliency.graph import lora
 from keras_saliency.graph.copying import LEFT_OUT, copy_model, same_layer
-from keras_saliency.layers.masked.base import MaskedKernels
+from keras_saliency.layers.masked.base import MaskedKernels, masked
 from keras_saliency.layers.masked.generic import (
     become_masked,
     describes_itself,
@@ -110,17 +110,15 @@ def plain_values(model, merge):
             values[id(mask)] = LEFT_OUT
             if keras.backend.is_float_dtype(variable.dtype):  # a quantised zero is one already
                 value = values.get(id(variable), variable)
-                values[id(variable)] = lambda value=value, mask=mask: _masked_array(value, mask)
+                values[id(variable)] = lambda value=value, mask=mask: _zeroed(value, mask)
     return values
 
 
-def _masked_array(value, mask):
-    if isinstance(value, keras.Variable):  # in NNX mode it can be called, like what it holds
-        array = np.array(ops.convert_to_numpy(value))
-    else:
-        array = value()
-    array[~np.asarray(ops.convert_to_numpy(mask))] = 0
-    return array
+def _zeroed(value, mask):
+    # In NNX mode a variable can be called, like what it holds.
+    if callable(value) and not isinstance(value, keras.Variable):
+        value = value()
+    return masked(ops.stop_gradient(ops.convert_to_tensor(value)), mask)
 
 
 def _current_mask(kernel):
@@ -135,15 +133,12 @@ def sparse_value(kernel, mask, rewound):
 
     def value():
         given = rewound.get(id(kernel.variable))
-        if given is not None:
-            array = np.array(given)
-        elif getattr(kernel.owner, "lora_enabled", False):
-            array = lora.merged_kernel(kernel.owner)
-        else:
-            array = np.array(ops.convert_to_numpy(kernel.variable))
-        array[~mask] = 0
+        if given is None:
+            updated = getattr(kernel.owner, "lora_enabled", False)
+            given = lora.merged_kernel(kernel.owner) if updated else kernel.variable
+        given = _zeroed(given, mask)
         current = _current_mask(kernel)
-        return array if current is None else _masked_array(lambda: array, current)
+        return given if current is None else _zeroed(given, current)
 
     return value
 

@@ -2,8 +2,8 @@
 
 import keras
 import numpy as np
-from keras import ops
 
+from keras_saliency.graph.reading import read
 from keras_saliency.sparsity.ranking import drop_lowest
 
 SCOPES = ("layer", "global", "lamp", "erk")
@@ -73,7 +73,7 @@ class _Magnitudes:
     """
 
     def __init__(self, kernel):
-        values = ops.convert_to_numpy(kernel.variable).astype("float32", copy=False)
+        values = read(kernel.variable).astype("float32", copy=False)
         self.values = values.reshape(-1)
         counts, squares = np.zeros(_BINS, np.int64), np.zeros(_BINS)
         for block in self._blocks():

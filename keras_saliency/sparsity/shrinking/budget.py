@@ -24,7 +24,7 @@ class Budget:
         for ids in groups.rounded:
             rounded[groups.labels[ids]] = True
         self.widths = [len(labels) for labels in self.dimensions]
-        self.names = [_name(groups, labels) for labels in self.dimensions]
+        self.names = self._names()
         self.steps = [round_to if rounded[d].all() else 1 for d in self.dimensions]
         self.calls = list(groups.calls.values())
         if what == "flops":
@@ -60,10 +60,9 @@ class Budget:
                 else:
                     call.work.append((None, positions * len(weight)))
 
-    def cost(self, live):
-        if self.what == "flops":
-            return operations(self.groups, live, self.calls)
-        return parameters(self.groups, live)
+    def cost(self, live, calls=None):
+        count = operations if self.what == "flops" else parameters
+        return count(self.groups, live, self.calls if calls is None else calls)
 
     def size(self):
         """What the budget is a share of."""
@@ -124,12 +123,32 @@ class Budget:
 
     def _fill(self, kept, limit, scores):
         """Widen single dimensions by a step each, where the budget still allows it."""
+        live = self._live(kept, scores)
+        left = limit - self.cost(live)
+        affected = self._affected_calls()
+        kept = [*kept]
         for index, labels in enumerate(self.dimensions):
-            wider = [*kept]
-            wider[index] = min(kept[index] + self.steps[index], len(labels))
-            if self.cost(self._live(wider, scores)) <= limit:
-                kept = wider
+            count = min(kept[index] + self.steps[index], len(labels))
+            wider = live.copy()
+            wider[labels] = True
+            wider[self._lowest(index, count, scores)] = False
+            calls = affected[index]
+            more = self.cost(wider, calls) - self.cost(live, calls)
+            if more <= left:
+                kept[index], live, left = count, wider, left - more
         return kept
+
+    def _affected_calls(self):
+        """By dimension, the calls whose cost depends on its width."""
+        affected = [[] for _ in self.dimensions]
+        dimension = self._dimension_of_groups()
+        for call in self.calls:
+            ids = [ids for axes in call.slices.values() for ids in axes.values()]
+            ids += [weight for weight, _ in call.work if not isinstance(weight, (str, type(None)))]
+            found = set().union(*(dimension[self.groups.labels[i]].tolist() for i in ids))
+            for index in found - {-1}:
+                affected[index].append(call)
+        return affected
 
     def _kept(self, index, wanted):
         """How many groups a dimension keeps, given how many are wanted."""
@@ -155,21 +174,33 @@ class Budget:
 
     def _live(self, kept, scores):
         live = self.everything()
-        for labels, count in zip(self.dimensions, kept, strict=True):
-            order = np.where(self.pinned[labels], np.inf, scores[labels])
-            drop = np.argsort(order, kind="stable")[: len(labels) - count]
-            live[labels[drop]] = False
-        return live | self.pinned
+        for index, count in enumerate(kept):
+            live[self._lowest(index, count, scores)] = False
+        return live
 
+    def _lowest(self, index, count, scores):
+        """The groups that a dimension loses to keep `count`."""
+        labels = self.dimensions[index]
+        order = np.where(self.pinned[labels], np.inf, scores[labels])
+        lost = labels[np.argsort(order, kind="stable")[: len(labels) - count]]
+        return lost[~self.pinned[lost]]
 
-def _name(groups, labels):
-    """What a dimension is called in this model and in those that are made of it."""
-    return tuple(
-        (call.path, i)
-        for call in groups.calls.values()
-        for i, ids in enumerate(call.created)
-        if np.isin(groups.labels[ids], labels).any()
-    )
+    def _dimension_of_groups(self):
+        """By group the number of its dimension, or -1."""
+        dimension = np.full(self.groups.count, -1)
+        for index, labels in enumerate(self.dimensions):
+            dimension[labels] = index
+        return dimension
+
+    def _names(self):
+        """What the dimensions are called in this model and in those that are made of it."""
+        names = [[] for _ in self.dimensions]
+        dimension = self._dimension_of_groups()
+        for call in self.groups.calls.values():
+            for i, ids in enumerate(call.created):
+                for found in set(dimension[self.groups.labels[ids]].tolist()) - {-1}:
+                    names[found].append((call.path, i))
+        return [tuple(name) for name in names]
 
 
 def _dimensions(groups):

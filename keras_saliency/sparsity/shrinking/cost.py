@@ -74,10 +74,10 @@ def operations(groups, live, calls):
     return int(total)
 
 
-def parameters(groups, live):
-    """Parameters of the living channels."""
+def parameters(groups, live, calls):
+    """Parameters of the living channels in `calls` of `groups`."""
     total = 0
-    for call in groups.calls.values():
+    for call in calls:
         named = {id(find_weight(call.layer, name)[1]): name for name in call.slices}
         for variable in getattr(call.layer, "weights", ()):
             name = named.get(id(variable))

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_saliency.graph.reading import read
 from keras_saliency.graph.trace import compatible, understood
 from keras_saliency.sparsity.registry import find_significance_rule, has_rule
 from keras_saliency.sparsity.significance.rules.common import elementwise
@@ -111,7 +112,7 @@ class SignificanceCall:
     def _values(self, name, layer):
         layer = self.layer if layer is None else layer
         variable = getattr(layer, name)
-        return ops.convert_to_numpy(effective(layer, name)), self._walk._mask_of(variable)
+        return read(effective(layer, name)), self._walk._mask_of(variable)
 
 
 def effective(layer, name):

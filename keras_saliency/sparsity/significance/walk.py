@@ -188,6 +188,7 @@ class SignificanceWalk:
         self.model = model
         self.order = order
         self.stored = stored
+        self.read = ops.convert_to_numpy  # a copy: the scores outlive a change of the weights
         self.normalization = normalization
         self._rng = np.random.default_rng(seed)
         self._masks = {}
@@ -328,7 +329,7 @@ class SignificanceWalk:
 
     def _edges(self, kernel, score):
         variable = kernel.variable
-        values = ops.convert_to_numpy(effective(kernel.owner, kernel.name))
+        values = self.read(effective(kernel.owner, kernel.name))
         mask = None
         if not self.stored and id(variable) in self._masks:
             mask = to_numpy(self._masks[id(variable)])
