@@ -15,7 +15,7 @@ from keras_saliency.layers.convolution.ms_roi import MSROI
 
 
 @register_method("ms_roi", layered=True)
-def ms_roi(batch, layer=None, threshold=None, top=5, augmented=0, noise=0.05, seed=0):
+def ms_roi(batch, layer=None, threshold=None, top=5, join="sum", augmented=0, noise=0.05, seed=0):
     """Maps of several classes in one (Prakash (2019), equation 2.5 and section 3.4).
 
     Args:
@@ -24,6 +24,9 @@ def ms_roi(batch, layer=None, threshold=None, top=5, augmented=0, noise=0.05, se
         threshold: Number. The maps of all classes are added whose logit is above it.
         top: Int. Without a threshold: the `top` highest classes count, the last of them once, the
             one before twice and so on, over the sum of these.
+        join: `"sum"`, the source's, adds the maps as they are. `"max"` divides each class's map by
+            its own maximum and takes the highest at every position, so that a faint object next to
+            a bright one has a peak of its own.
         augmented: Int. The mean of so many maps, with noise on the input and on what every stage
             passes on: softer, and harder to mislead. 0 is one map without noise.
         noise: Number. The noise's standard deviation, of the range of what it is added to.
@@ -31,6 +34,7 @@ def ms_roi(batch, layer=None, threshold=None, top=5, augmented=0, noise=0.05, se
     """
     top = validation.integer("top", top)
     threshold = validation.number("threshold", threshold, optional=True)
+    join = validation.choice("join", join, ("sum", "max"))
     augmented = validation.integer("augmented", augmented, 0)
     noise = validation.number("noise", noise, 0)
     target = batch.passes.target
@@ -45,7 +49,7 @@ def ms_roi(batch, layer=None, threshold=None, top=5, augmented=0, noise=0.05, se
     for copy in range(max(augmented, 1)):
         drawn = _Noise(batch, noise, seed, copy) if augmented else None
         logits, maps = _look(batch, head, drawn)
-        total = total + _joined(logits, maps, chosen, threshold, top)
+        total = total + _joined(logits, maps, chosen, threshold, top, join)
     return [(total / max(augmented, 1)).astype("float32")]
 
 
@@ -63,7 +67,7 @@ def _head(model, layer):
     return found[0]
 
 
-def _joined(logits, maps, chosen, threshold, top):
+def _joined(logits, maps, chosen, threshold, top, join):
     """One map of the maps of all classes, `(rows, *space, classes)`."""
     rows, classes = logits.shape
     if chosen is not None:
@@ -76,7 +80,11 @@ def _joined(logits, maps, chosen, threshold, top):
         weights = np.zeros((rows, classes))
         ranks = np.arange(top, 0, -1) / (top * (top + 1) / 2)
         np.put_along_axis(weights, order, np.broadcast_to(ranks, order.shape), axis=1)
-    return (maps * weights.reshape(rows, *[1] * (maps.ndim - 2), classes)).sum(axis=-1)
+    if join == "max":
+        highest = maps.max(axis=tuple(range(1, maps.ndim - 1)), keepdims=True)
+        maps = maps / np.where(highest > 0, highest, 1)
+    maps = maps * weights.reshape(rows, *[1] * (maps.ndim - 2), classes)
+    return maps.max(axis=-1) if join == "max" else maps.sum(axis=-1)
 
 
 def _look(batch, head, drawn):

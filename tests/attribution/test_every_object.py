@@ -65,6 +65,25 @@ def test_a_target_is_the_map_of_that_class(network, images, seen):
         np.testing.assert_allclose(found[row], seen[1][row, ..., c], rtol=1e-4, atol=1e-6)
 
 
+def test_maps_joined_by_their_maximum_give_every_class_a_peak(network, images, seen):
+    logits, maps = seen
+    expected = np.zeros(maps.shape[:-1])
+    for row in range(len(images)):
+        for rank, c in enumerate(np.argsort(-logits[row])[:3]):
+            own = maps[row, ..., c] / max(maps[row, ..., c].max(), 1e-30)
+            expected[row] = np.maximum(expected[row], (3 - rank) / 6 * own)
+    found = saliency_map(network, images, "ms_roi", top=3, join="max", batch_size=2, **RAW)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+    limit = np.sort(logits[0])[-3:-1].mean()
+    found = saliency_map(network, images[:1], "ms_roi", threshold=limit, join="max", **RAW)[0]
+    for c in np.flatnonzero(logits[0] > limit):
+        assert maps[0, ..., c].max() > 0
+        np.testing.assert_allclose(found.ravel()[maps[0, ..., c].argmax()], 1, rtol=1e-6)
+    with pytest.raises(ValueError, match="`join`"):
+        saliency_map(network, images, "ms_roi", join="mean")
+
+
 def test_augmented_maps_depend_on_the_seed_and_not_on_batches(network, images):
     plain = saliency_map(network, images, "ms_roi", **RAW)
     still = saliency_map(network, images, "ms_roi", augmented=2, noise=0, **RAW)
