@@ -20,7 +20,14 @@ from skimage.feature import peak_local_max
 import keras_saliency
 
 SIDE, ITEM, OBJECTS = 64, 22, 3
-TEST_SCENES = 500
+DRAWS, TEST_SCENES = 3, 100  # sets of scenes per network, scenes in each
+JOINT = {  # maps of several classes in one
+    "one, the 5 highest classes, their sum": {},
+    "the same, join='max'": {"join": "max"},
+    "one, classes with a logit above -1, their sum": {"threshold": -1.0},
+    "the same, with join='max'": {"threshold": -1.0, "join": "max"},
+    "one, the 5 highest classes, mean of 8 with noise": {"augmented": 8},
+}
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 
 
@@ -59,18 +66,27 @@ def _apart(random):
             return [(r, c, r + ITEM, c + ITEM) for r, c in corners.tolist()]
 
 
-def trained(head, scenes_and_labels, seed, epochs, filters):
-    """A network with an MS-ROI head, or with the head that CAM needs."""
+def trained(head, items, seed, options):
+    """A network with an MS-ROI head, or with the head that CAM needs; later calls read it."""
+    filters = 4 if options.small else 8
     keras.utils.set_random_seed(seed)
     model = keras_saliency.models.MSROI((SIDE, SIDE, 1), 10, stages=4, filters=filters)
     if head == "pooling":
         features = model.get_layer("ms_roi").input
         pooled = keras.layers.GlobalAveragePooling2D()(features)
         model = keras.Model(model.inputs[0], keras.layers.Dense(10)(pooled))
-    x, y = scenes_and_labels
+    name = f"scenes-{head}.{seed}.{options.scenes}.{options.epochs}.{filters}.weights.h5"
+    path = networks.CACHE / name
+    if path.exists():
+        model.load_weights(path)
+        return model
+    x, y, _, _ = scenes(*items, options.scenes, seed)
+    epochs = options.epochs
     rate = keras.optimizers.schedules.CosineDecay(3e-3, epochs * -(-len(x) // 64))
     model.compile(keras.optimizers.Adam(rate), keras.losses.BinaryCrossentropy(from_logits=True))
     model.fit(x, y, batch_size=64, epochs=epochs, verbose=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save_weights(path)
     return model
 
 
@@ -102,47 +118,39 @@ def map_per_class(model, x, method):
 
 
 def measured(seed, options, items):
-    (train_x, train_y), (test_x, test_y) = items
-    x, y, _, _ = scenes(train_x, train_y, options.scenes, seed)
-    many = 40 if options.small else TEST_SCENES
-    test, truth, boxes, _ = scenes(test_x, test_y, many, 1000 + seed)
-    filters = 4 if options.small else 8
-    nets = {h: trained(h, (x, y), seed, options.epochs, filters) for h in ("ms_roi", "pooling")}
+    nets = {head: trained(head, items[0], seed, options) for head in ("ms_roi", "pooling")}
+    many = 20 if options.small else TEST_SCENES
+    draws = range(1 if options.small else DRAWS)
+    return [row for draw in draws for row in judged(nets, items[1], many, seed, draw)]
+
+
+def judged(nets, items, many, seed, draw):
+    test, truth, boxes, _ = scenes(*items, many, 1000 + 10 * seed + draw)
     right = {}
     for head, model in nets.items():
         order = np.argsort(-model.predict(test, verbose=0, batch_size=250), axis=1)[:, :OBJECTS]
         right[head] = float(np.take_along_axis(truth, order, axis=1).mean())
+    own, other = nets["ms_roi"], nets["pooling"]
     rows = [
-        ("MS-ROI", "one, the 5 highest classes", "ms_roi", one_map(nets["ms_roi"], test, "ms_roi")),
-        (
-            "MS-ROI",
-            "one, classes with a logit above 0",
-            "ms_roi",
-            one_map(nets["ms_roi"], test, "ms_roi", threshold=0.0),
-        ),
-        (
-            "MS-ROI",
-            "one, the mean of 8 with noise",
-            "ms_roi",
-            one_map(nets["ms_roi"], test, "ms_roi", augmented=8),
-        ),
-        ("MS-ROI", "one per class", "ms_roi", map_per_class(nets["ms_roi"], test, "ms_roi")),
-        ("Grad-CAM", "one, the top class", "ms_roi", one_map(nets["ms_roi"], test, "grad_cam")),
+        ("MS-ROI", what, "ms_roi", one_map(own, test, "ms_roi", **how))
+        for what, how in JOINT.items()
     ]
-    for name, method in (("CAM", "cam"), ("Grad-CAM", "grad_cam"), ("robust CAM", "robust_cam")):
-        what = "one, the 5 highest classes" if name == "robust CAM" else "one, the top class"
-        rows.append((name, what, "pooling", one_map(nets["pooling"], test, method)))
-        if name != "robust CAM":
-            peaks = map_per_class(nets["pooling"], test, method)
-            rows.append((name, "one per class", "pooling", peaks))
-    noise = one_map(nets["pooling"], test, "random", seed=seed)
-    rows.append(("random", "one", "pooling", noise))
+    rows += [
+        ("MS-ROI", "one per class", "ms_roi", map_per_class(own, test, "ms_roi")),
+        ("Grad-CAM", "one, the top class", "ms_roi", one_map(own, test, "grad_cam")),
+        ("Grad-CAM", "one, the top class", "pooling", one_map(other, test, "grad_cam")),
+        ("CAM", "one, the top class", "pooling", one_map(other, test, "cam")),
+        ("CAM", "one per class", "pooling", map_per_class(other, test, "cam")),
+        ("robust CAM", "one, the 5 highest classes", "pooling", one_map(other, test, "robust_cam")),
+        ("random", "one", "pooling", one_map(other, test, "random", seed=seed)),
+    ]
     return [
         {
             "method": method,
             "map": what,
             "head": head,
             "seed": seed,
+            "draw": draw,
             "pointed at": 100 * pointed_at(peaks, boxes),
             "classes right": 100 * right[head],
         }
@@ -158,7 +166,7 @@ def main():
     rows = []
     for seed in range(options.seeds):
         rows += measured(seed, options, items)
-        print(pd.DataFrame(rows[-10:]).round(1).to_string(index=False), flush=True)
+        print(pd.DataFrame(rows[-12:]).round(1).to_string(index=False), flush=True)
     groups = pd.DataFrame(rows).groupby(["method", "map", "head"], sort=False)
     table = groups.agg(
         pointed_at=("pointed at", "mean"),
@@ -169,11 +177,11 @@ def main():
     runner.write(
         "ms_roi",
         table.round(2),
-        notes=f"""{options.seeds} seeds, mean and standard deviation over them;
-        {options.scenes} training scenes, {options.epochs} epochs; {TEST_SCENES} scenes of three
-        items of {ITEM} pixels on a canvas of {SIDE}, {100 * (ITEM / SIDE) ** 2:.0f} % of the area
-        each. An object counts as pointed at if one of the three highest peaks of the map lies in
-        its box; with one map per class, if the peak of a map of the three highest classes does.
+        notes=f"""Networks trained: {options.seeds} of each head, on {options.scenes} scenes for
+        {options.epochs} epochs; each judged on {DRAWS} draws of {TEST_SCENES} scenes, mean and
+        standard deviation over all draws. A scene holds three items of {ITEM} pixels on a canvas
+        of {SIDE}. An object counts as pointed at if one of the three highest peaks of the map lies
+        in its box; with one map per class, if the peak of a map of the three highest classes does.
         `labels`: the share of the three classes among the three highest logits.""",
         small=options.small,
     )
