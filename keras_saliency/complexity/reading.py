@@ -35,6 +35,8 @@ def samples(name, x):
 def labels(name, y):
     """One label per sample: integers or strings of any shape (n,) or (n, 1), or one-hot rows."""
     y = y if isinstance(y, np.ndarray) and y.dtype.kind in "OUS" else _numbers(name, y)
+    if y.dtype.kind == "O":
+        _check_objects(name, y)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 2 and y.dtype.kind in "biuf":
@@ -73,12 +75,27 @@ def check_order(order, count, cross):
     """`order` as an int that there are enough other samples for."""
     order = validation.integer("order", order)
     others = count - (not cross)
+    if not others:
+        raise ValueError("`x` must hold two samples or more: one alone has no neighbour.")
     if order > others:
         raise ValueError(
             f"`order` must be at most the number of other samples, {others}. "
             f"Received: order={order}"
         )
     return order
+
+
+def _check_objects(name, y):
+    """That labels in an array of objects, as pandas keeps strings, can be told apart."""
+    import pandas as pd
+
+    missing = pd.isna(y.ravel())
+    strings = [isinstance(value, str) for value in y.ravel()[~missing]]
+    if missing.any() or 0 < sum(strings) < len(strings):
+        raise ValueError(
+            f"`{name}` must be labels, all of them strings or all whole numbers, none missing. "
+            f"Received: {missing.sum()} missing and {sum(strings)} strings of {y.size}"
+        )
 
 
 def _numbers(name, y):

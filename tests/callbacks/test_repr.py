@@ -31,7 +31,21 @@ def model():
     )
 
 
-def compiled(optimizer="adam"):
+def nested():
+    """The same, its convolutions in a model of their own, on JAX and others alike."""
+    flat = model()
+    inner = keras.Sequential([keras.Input((6, 6, 2)), *flat.layers[:4]], name="inner")
+    return keras.Sequential([keras.Input((6, 6, 2)), inner, *flat.layers[4:]])
+
+
+def perceptron():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((2,)), layers.Dense(5, activation="relu", name="hidden"), layers.Dense(3)]
+    )
+
+
+def compiled(optimizer="adam", model=model):
     made = model()
     made.compile(optimizer() if callable(optimizer) else optimizer, "mse")
     return made
@@ -73,6 +87,7 @@ def fit(made, callbacks, epochs=3):
 
 OPTIMIZERS = {
     "adam": "adam",
+    "accumulating": lambda: keras.optimizers.Adam(0.001, gradient_accumulation_steps=4),
     "momentum": lambda: keras.optimizers.SGD(0.01, momentum=0.9),
     "decay and averages": lambda: keras.optimizers.AdamW(0.01, use_ema=True),
     "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.RMSprop(0.001)),
@@ -159,6 +174,51 @@ def test_a_training_that_is_broken_off_while_filters_are_dropped_goes_on(tmp_pat
     fit(again, callbacks(tmp_path / "broken"), epochs=4)
     for a, b in zip(whole.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_nested_models_are_treated_as_flat_ones():
+    flat, made = compiled(), compiled(model=nested)
+    watches = Watch(), Watch()
+    for one, watch in zip((flat, made), watches, strict=True):
+        fit(one, [RePrCallback(0.4, full=1, reduced=1, cycles=1), watch])
+    for epoch in (1, 2):
+        for name, weight in watches[0].begin[epoch].items():
+            np.testing.assert_allclose(watches[1].begin[epoch][name], weight, atol=1e-5)
+    assert (watches[1].end[1]["first/kernel"] == 0).all((0, 1, 2)).any()
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_reduced_precision_trains_on(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        made = compiled()
+        watch = Watch()
+        fit(made, [RePrCallback(0.4, full=1, reduced=1, cycles=1), watch])
+    finally:
+        keras.config.set_dtype_policy(before)
+    scaled = isinstance(made.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (policy == "mixed_float16")
+    gone = (watch.end[1]["hidden/kernel"] == 0).all(0)
+    assert gone.any() and not (watch.begin[2]["hidden/kernel"] == 0).any()
+    assert (watch.begin[2]["hidden/kernel"] != watch.end[2]["hidden/kernel"])[:, gone].any()
+    assert all(np.isfinite(w).all() for w in made.get_weights())
+
+
+def test_the_defaults_fit_into_100_epochs_and_need_no_convolution():
+    made = compiled("sgd", perceptron)
+    history = made.fit(
+        X[:4, 0, 0], Y[:4], epochs=100, verbose=0, callbacks=[RePrCallback(0.4)]
+    ).history["sparsity"]
+    expected = [0.4 if place >= 20 else 0.0 for _ in range(3) for place in range(30)]
+    np.testing.assert_allclose(history, [*expected, *[0.0] * 10])
+
+
+def test_weights_that_are_not_finite_are_named():
+    made = compiled()
+    made.get_layer("first").kernel.assign(np.full((3, 3, 2, 6), np.nan))
+    with pytest.raises(ValueError, match="gives NaN for 'first'"):
+        fit(made, [RePrCallback(full=1, reduced=1, cycles=1)])
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "taylor", "apoz", lambda k: -abs(k)])
@@ -248,3 +308,37 @@ def test_what_cannot_be_dropped_is_refused_when_training_begins(kwargs, match):
         fit(made, [RePrCallback(**kwargs)])
     for a, b in zip(before, made.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def one_layer():
+    return keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), layers.Dense(3)])
+
+
+def depthwise():
+    stack = [layers.DepthwiseConv2D(3), layers.SeparableConv2D(4, 3), layers.Flatten()]
+    return keras.Sequential([keras.Input((6, 6, 2)), *stack, layers.Dense(3)])
+
+
+def recurrent():
+    stack = [layers.Reshape((6, 12)), layers.LSTM(4), layers.Dense(3)]
+    return keras.Sequential([keras.Input((6, 6, 2)), *stack])
+
+
+def frozen():
+    made = model()
+    made.trainable = False
+    return made
+
+
+@pytest.mark.parametrize("build", [one_layer, depthwise, recurrent, frozen])
+def test_models_without_filters_are_refused(build):
+    with pytest.raises(ValueError, match=r"No chosen layer of .* has filters to drop"):
+        fit(compiled(model=build), [RePrCallback(full=1, reduced=1, cycles=1)])
+
+
+def test_a_single_filter_is_refused():
+    stack = [layers.Conv2D(1, 3), layers.Flatten(), layers.Dense(3)]
+    made = keras.Sequential([keras.Input((6, 6, 2)), *stack])
+    made.compile("adam", "mse")
+    with pytest.raises(ValueError, match="none can go, for every layer keeps one"):
+        fit(made, [RePrCallback(0.9, full=1, reduced=1, cycles=1)])

@@ -156,8 +156,79 @@ def test_what_a_neighbour_guarantees():
         ([[1.0], [2.0]], [0, 1], {"cross": ([[1.0, 2.0]], [0])}, "features"),
         ([[1.0], [2.0]], None, {}, "`y` is missing"),
         ([[1.0]], [0], {}, "two classes"),
+        ([[1.0]], [0], {"kind": "center"}, "two classes"),
+        ([[1.0], [2.0]], [[1, 0], [1, 0]], {}, "two classes"),
+        ([[1.0], [2.0]], [[1, 0], [1, 1]], {}, "one-hot"),
+        ([[1.0], [2.0]], [[1, np.nan], [0, 1]], {}, "`y` must be finite"),
+        ([[1.0], [2.0]], [0, 1], {"order": 0}, "`order`"),
+        ([[1.0], [2.0]], [0, 1], {"order": 3, "cross": ([[1.0], [2.0]], [0, 1])}, "`order`"),
+        ([[1.0], [2.0]], [0, 1], {"cross": ([[1.0], [2.0]], [1, 1])}, "`cross` must hold two"),
+        ([[1.0], [2.0]], np.array(["a", None], object), {}, "1 missing"),
+        ([[1.0], [2.0]], np.array(["a", np.nan], object), {}, "1 missing"),
+        ([[1.0], [2.0]], np.array(["a", 1], object), {}, "1 strings of 2"),
+        (np.zeros((0, 1)), np.zeros(0, int), {}, "no sample"),
     ],
 )
 def test_what_has_no_index(x, y, options, message):
     with pytest.raises(ValueError, match=message):
         keras_saliency.separation_index(x if y is None else np.array(x), y, **options)
+
+
+def test_constant_features_have_the_first_samples_for_neighbours():
+    x, y = np.full((6, 3), 7.0), np.array([0, 1, 0, 1, 0, 1])
+    # Sample 0 has sample 1 for its neighbour, of another class; all others have sample 0.
+    assert separation_index(x, y) == pytest.approx(2 / 6)
+    assert separation_index(x, y, kind="anti") == pytest.approx(4 / 6)
+    assert separation_index(x, y, kind="center") == 0.5  # a tie: the first class
+    # By targets 0 and 1 the nearest is equal, so that a neighbour of the other kind scores 0.
+    assert smoothness_index(x, y) == pytest.approx(2 / 6)
+    assert complexity.select_features(x, y) == [0]
+    sure = complexity.NeighborConfidence(x, y)
+    assert sure.predict(x[:2]).tolist() == [0, 0] and not sure.guaranteed(x[:2]).any()
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="one")])
+    frame = complexity.layer_separation(model, x, y)
+    assert frame["index"].tolist() == pytest.approx([2 / 6])
+
+
+def test_one_hot_labels_are_labels_everywhere():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 3)), np.arange(12) % 3
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.Dense(2)])
+    words = np.array(["a", "b", "c"], object)[y]
+    for labels in (np.eye(3)[y], np.eye(3, dtype=bool)[y], np.eye(3)[y].tolist(), words):
+        assert separation_index(x, labels) == separation_index(x, y)
+        for kind in ("soft", "anti", "center"):
+            assert separation_index(x, labels, kind=kind) == separation_index(x, y, kind=kind)
+        assert complexity.select_features(x, labels) == complexity.select_features(x, y)
+        found = [complexity.layer_separation(model, x, which)["index"] for which in (labels, y)]
+        assert found[0].equals(found[1])
+
+
+def test_networks_and_neighbours_refuse_what_has_no_index():
+    x, y = np.random.default_rng(0).normal(size=(6, 3)), np.arange(6) % 2
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4, name="first"), layers.Dense(2)])
+    nan = np.where(np.arange(6)[:, None] == 2, np.nan, x)
+    separation, ranks = complexity.layer_separation, complexity.rank_models
+    with pytest.raises(ValueError, match="the layer 'first' are not finite"):
+        separation(model, nan, y)
+    with pytest.raises(ValueError, match="the model 'net' are not finite"):
+        ranks({"net": model}, nan, y)
+    for labels, message in ((y * 0, "two classes"), (y[:-1], "same number of samples")):
+        with pytest.raises(ValueError, match=message):
+            separation(model, x, labels)
+        with pytest.raises(ValueError, match=message):
+            ranks({"net": model}, x, labels)
+        with pytest.raises(ValueError, match=message):
+            complexity.select_features(x, labels)
+        with pytest.raises(ValueError, match=message):
+            complexity.NeighborConfidence(x, labels)
+    with pytest.raises(ValueError, match="`order`"):
+        separation(model, x, y, order=6)
+    with pytest.raises(ValueError, match="two classes"):
+        separation(model, x[:1], y[:1])
+    with pytest.raises(ValueError, match="two samples or more"):
+        smoothness_index(x[:1], y[:1])
+    with pytest.raises(ValueError, match="two samples or more"):
+        complexity.NeighborConfidence(x[:1], np.array([0.5]))
+    with pytest.raises(ValueError, match="finite"):
+        complexity.NeighborConfidence(x, y).predict(nan)

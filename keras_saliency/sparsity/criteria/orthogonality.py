@@ -27,7 +27,7 @@ def overlap(filters):
         A vector with one value in [0, 1) a filter.
     """
     norms = np.linalg.norm(filters, axis=1, keepdims=True)
-    unit = np.divide(filters, norms, out=np.zeros_like(filters, "float64"), where=norms > 0)
+    unit = np.divide(filters, norms, out=np.zeros_like(filters, "float64"), where=norms != 0)
     cosines = np.abs(unit @ unit.T)
     np.fill_diagonal(cosines, 0)
     return cosines.sum(1) / len(filters)

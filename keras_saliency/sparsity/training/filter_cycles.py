@@ -46,9 +46,10 @@ class FilterCycles:
         self.count = round(share * total)
         most = total - len(self.banks)
         if not 0 < self.count <= most:
+            limits = f"at least 1 and at most {most} can go" if most else "none can go"
             raise ValueError(
                 f"`share={share}` is {self.count} of {total} filters in {len(self.banks)} hidden "
-                f"layers, and at least 1 and at most {most} can go, for every layer keeps one."
+                f"layers, and {limits}, for every layer keeps one."
             )
         self.seen = 0  # batches
         self.cycle = -1  # of the filters that are dropped now, or were last

@@ -1,5 +1,7 @@
 """ReDo: neurons that have fallen silent begin anew."""
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
@@ -42,11 +44,16 @@ class ReDoCallback(keras.callbacks.Callback):
         batch_size: Integer, of the passes through the model. Default 32.
 
     Attributes:
-        recycled: Dict from epoch to how many neurons began anew then.
+        recycled: Dict from epoch to how many neurons began anew then, of the epochs of the last
+            `fit` alone.
 
     Raises:
-        TypeError, ValueError: If an argument is none of the above; when training begins, if the
-            graph of the model cannot be seen, or no layer has neurons that can begin anew.
+        TypeError, ValueError: If an argument is none of the above; when training begins, if `data`
+            holds NaN or infinity, the graph of the model cannot be seen, or no layer has neurons
+            that can begin anew.
+
+    Warns:
+        UserWarning: When training begins, if it ends before the first look.
 
     Example:
 
@@ -90,6 +97,8 @@ class ReDoCallback(keras.callbacks.Callback):
             raise ValueError("ReDoCallback needs a model that is built. Call it on a batch first.")
         self.recycled = {}
         self._x = read_pairs(model, self._data)[0]
+        self._check_finite()
+        self._warn_if_short()
         kernels = hidden_kernels(model, self._layers, self._exclude, self._x)
         measurements = Measurements(model, kernels)
         readers = _Readers(model)
@@ -103,6 +112,23 @@ class ReDoCallback(keras.callbacks.Callback):
             raise ValueError(
                 f"No chosen layer of '{model.name}' has neurons that can begin anew: additions tie "
                 "them to others, or nothing with weights reads them alone."
+            )
+
+    def _check_finite(self):
+        for array in keras.tree.flatten(self._x):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(
+                    "`data` must be finite: of NaN or infinity no neuron's size can be told."
+                )
+
+    def _warn_if_short(self):
+        epochs = self.params.get("epochs", 1)
+        if epochs <= self.every:
+            warnings.warn(
+                f"every={self.every} looks for dormant neurons behind epoch {self.every} first, "
+                f"but never behind the last, and this training has {epochs} epochs: none begins "
+                "anew. Look more often, or train longer.",
+                stacklevel=3,
             )
 
     def on_epoch_end(self, epoch, logs=None):
