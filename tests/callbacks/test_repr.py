@@ -276,6 +276,17 @@ def test_new_filters_are_orthogonal_as_far_as_the_dimension_goes(dimension, kept
         assert np.abs(new.T @ old).max(initial=0) < 1e-6 * norm**2 + 1e-9
 
 
+def test_new_filters_are_orthogonal_to_what_filters_that_repeat_hide():
+    # The second filter is the first again: its direction must not be one of chance.
+    kept = np.array([[1, 1, 0], [0, 0, 1], [0, 0, 1], [0, 0, 0.0]])
+    old = np.array([[0, 0, 0, 1.0]]).T
+    new = new_filters(kept, old, np.random.default_rng(0))
+    np.testing.assert_allclose(np.abs(new.T @ np.hstack([kept, old])), 0, atol=1e-12)
+    # Three directions are taken: two new filters get the last one, and that of the old filter.
+    new = new_filters(kept, np.hstack([old, 0 * old]), np.random.default_rng(0))
+    np.testing.assert_allclose(np.abs(new.T @ kept), 0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "error", "match"),
     [

@@ -276,22 +276,30 @@ def new_filters(kept, old, rng):
     norm = np.linalg.norm(kept, axis=0).mean() if kept.size else 0.0
     if not norm > 0:
         norm = np.linalg.norm(old, axis=0).mean() or 1.0
-    new = np.zeros((dimension, 0))
-    for _ in range(count):
-        others = np.concatenate([new, kept, old], axis=1)
-        basis = _basis(others)[:, : dimension - 1]
-        vector = rng.normal(size=dimension)
-        for _ in range(2):  # twice is enough: what rounding left of the basis goes too
-            vector = vector - basis @ (basis.T @ vector)
-        new = np.concatenate([new, (norm * vector / np.linalg.norm(vector))[:, None]], axis=1)
-    return new
+    held = _basis(kept, np.zeros((dimension, 0)))
+    held = np.concatenate([held, _basis(old, held)], axis=1)
+    free = rng.normal(size=(dimension, min(count, dimension - held.shape[1])))
+    new, _ = np.linalg.qr(_without(free, held))
+    # Beyond that every direction is taken: they are handed out from the last one on.
+    directions = np.concatenate([new, held[:, ::-1]], axis=1)
+    directions = directions[:, np.minimum(np.arange(count), dimension - 1)]
+    return norm * directions * rng.choice([-1.0, 1.0], count)
 
 
-def _basis(vectors):
-    """An orthonormal basis, in the order in which the vectors bring new directions."""
-    q, r = np.linalg.qr(vectors)
-    size = np.abs(np.diagonal(r))
-    return q[:, : len(size)][:, size > 1e-10 * max(size.max(initial=0.0), 1e-300)]
+def _basis(vectors, held):
+    """An orthonormal basis of what `vectors` have beyond the basis `held`, most of it first."""
+    rest = _without(vectors, held)
+    if not rest.size:
+        return rest
+    directions, size, _ = np.linalg.svd(rest, full_matrices=False)
+    scale = np.linalg.norm(vectors, axis=0).max()
+    return directions[:, size > 1e-10 * max(scale, 1e-300)]
+
+
+def _without(vectors, held):
+    for _ in range(2):  # twice is enough: what rounding left goes too
+        vectors = vectors - held @ (held.T @ vectors)
+    return vectors
 
 
 def along(vector, axis, rank):

@@ -45,7 +45,7 @@ class RePrCallback(SparseTraining):
 
     Raises:
         TypeError, ValueError: If an argument is none of the above; when training begins, if no
-            layer has filters to drop, or `share` is none of them or all.
+            layer has filters to drop, or `share` is none of them or all; later, if weights are NaN.
 
     Warns:
         UserWarning: When training begins, if it ends before the last cycle does.
