@@ -1,6 +1,6 @@
 """What saliency maps cost on ResNet-50, beside the tools of each backend, in one run.
 
-    KERAS_BACKEND=torch python benchmarks/attribution_cost.py [--small]
+    KERAS_BACKEND=torch python benchmarks/attribution_cost.py [--small] [--images 16] [--steps 24]
 
 On PyTorch the peers are pytorch-grad-cam and captum (`pip install grad-cam captum`), given the same
 Keras model, which is a torch module there; on TensorFlow a GradientTape written by hand; on JAX
@@ -21,13 +21,13 @@ LAYER = "conv5_block3_out"
 CLASS = 1
 
 
-def network(small):
+def network(small, images):
     size = 64 if small else 224
     keras.utils.set_random_seed(0)
     model = keras.applications.ResNet50(
         weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None
     )
-    return model, np.random.default_rng(0).uniform(-1, 1, (4, size, size, 3)).astype("float32")
+    return model, np.random.default_rng(0).uniform(-1, 1, (images, size, size, 3)).astype("float32")
 
 
 def scaled(maps):
@@ -139,7 +139,7 @@ def jax_peers(model, x, steps):
     def integrated():
         found = 0.0
         for start in range(0, steps, 8):
-            places = (np.arange(start, start + 8) + 0.5) / steps
+            places = (np.arange(start, min(start + 8, steps)) + 0.5) / steps
             found += gradient(places.reshape(-1, 1, 1, 1).astype("float32") * x[:1]).sum(axis=0)
         return np.asarray(x[:1] * (found / steps))
 
@@ -150,9 +150,9 @@ def jax_peers(model, x, steps):
 
 
 def main():
-    options = runner.arguments(__doc__)
-    model, x = network(options.small)
-    steps = 8
+    options = runner.arguments(__doc__, images=16, steps=24)
+    model, x = network(options.small, options.images)
+    steps = options.steps
     peers = {"torch": torch_peers, "tensorflow": tensorflow_peers, "jax": jax_peers}
     cam, integrated = peers[keras.backend.backend()](model, x, steps)
     ours = {

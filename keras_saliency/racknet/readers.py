@@ -212,8 +212,8 @@ class Reader:
         return zip(chosen, self.paths, strict=True)
 
     def _arrays(self, x, y):
-        if isinstance(x, list | tuple) or getattr(getattr(x, "dtype", None), "kind", "") == "O":
-            # Images of different sizes.
+        kind = getattr(getattr(x, "dtype", None), "kind", "")
+        if isinstance(x, list | tuple) or (kind == "O" and x.ndim):  # images of different sizes
             if y is not None:
                 self._add_labels(y, len(x))
             chosen = self._choose(len(x))

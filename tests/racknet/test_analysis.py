@@ -583,6 +583,7 @@ def bad(dataset, error, match, **kwargs):
 @pytest.mark.filterwarnings("ignore:RACKNet")
 def test_data_that_says_nothing_is_refused(tmp_path):
     bad(np.zeros((0, 28, 28)), ValueError, "an empty one")
+    bad(np.array(2, dtype=object), ValueError, r"array of shape \(\)")
     bad([], ValueError, "an empty one")
     bad(iter(()), ValueError, "an empty one")
     bad(np.full((5, 28, 28), 7.0), ValueError, "No keypoints were found in 5 images")
