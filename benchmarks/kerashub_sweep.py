@@ -2,9 +2,10 @@
 
 For every backbone that is tried: its weights, whether a copy at sparsity 0 computes the same, the
 change of its outputs at half the weights (masks of iSparse alone, and refitted), whether the saved
-file loads and computes the same, and what `shrink_to(parameters=0.9, uniform=True)` makes of it. A
-refusal stands in place of a result. The networks are untrained: the table says what works, not what
-holds. `--only` takes names, separated by commas. Needs KerasHub.
+file loads and computes the same, and what `shrink_to(parameters=0.9, uniform=True)` and
+`shrink_to(blocks=0.5)` make of it. A refusal stands in place of a result. The networks are
+untrained: the table says what works, not what holds. `--only` takes names, separated by commas.
+Needs KerasHub.
 """
 
 import logging
@@ -129,6 +130,17 @@ def row_of(name):
         share = small.count_params() / model.count_params()
         return f"{type(small).__name__}, {share:.3f} of the weights, change {change(small):.3f}"
 
+    def shortened():
+        small = keras_saliency.shrink_to(model, blocks=0.5, data=x, gate=False, verbose=False)
+        share = small.count_params() / model.count_params()
+        with tempfile.TemporaryDirectory() as folder:
+            small.save(f"{folder}/model.keras")
+            loaded = keras.saving.load_model(f"{folder}/model.keras")
+        same = np.allclose(outputs(loaded, x), outputs(small, x), rtol=1e-5, atol=1e-5)
+        loads = "" if same else ", its file computes otherwise"
+        kind = type(small).__name__
+        return f"{kind}, {share:.3f} of the weights, change {change(small):.3f}{loads}"
+
     return {
         "backbone": name,
         "weights": model.count_params(),
@@ -137,6 +149,7 @@ def row_of(name):
         "50 % refitted": attempt(refitted),
         "file loads": attempt(loads),
         "narrowed": attempt(narrowed),
+        "half of the blocks": attempt(shortened),
     }
 
 

@@ -294,6 +294,19 @@ def test_keras_hub_task_keeps_its_class_and_is_refitted(models):
     assert change < other
 
 
+def test_encoder_and_decoder_get_shorter_together(models):
+    keras.utils.set_random_seed(0)
+    model = models.BartBackbone(**(SIZES | {"num_layers": 2}), **TEXT)
+    disturb(model)
+    given = tokens("padding_mask")
+    x = {f"{side}_{name}": v for side in ("encoder", "decoder") for name, v in given.items()}
+    small = shorter(model, x)  # which compares it with the model whose blocks are bypassed
+    assert type(small) is type(model) and small.num_layers == 1
+    name = "decoder_position_embedding"
+    for a, b in zip(model.get_layer(name).weights, small.get_layer(name).weights, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
+
+
 def test_albert_shares_its_layers_and_is_refused(models):
     model = models.AlbertBackbone(**SIZES, **TEXT, embedding_dim=4)
     with pytest.raises(ValueError, match="none of them shared"):

@@ -19,6 +19,7 @@ from keras_saliency.graph.copying import (
 )
 from keras_saliency.graph.functional import is_functional, sorted_nodes
 from keras_saliency.graph.selection import selected
+from keras_saliency.graph.symbolic import sublayers
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.reconstruction import refit
 from keras_saliency.sparsity.reconstruction.gate import outputs_of
@@ -239,10 +240,9 @@ class _Config:
                 pairs += zip_layers(block.operation, layer)
         ours = {id(part) for key in self.keys for x in layers[key] for part in x._flatten_layers()}
         theirs = set().union(*(block.layers for block in self.blocks))
-        old = [x for x in _layers(self.model) if id(x) not in theirs]
-        new = [x for x in _layers(small) if id(x) not in ours]
+        pairs += _counterparts(self.model, theirs, small, ours)
         done = set()
-        for a, b in [*zip(old, new, strict=True), *pairs]:
+        for a, b in pairs:
             for variable, target in zip(own_variables(a), own_variables(b), strict=True):
                 if id(target) not in done:
                     done.add(id(target))
@@ -252,8 +252,36 @@ class _Config:
         return small
 
 
-def _layers(model):
-    return list({id(x): x for x in model._flatten_layers()}.values())
+def _counterparts(model, out, small, left):
+    """Pairs of the layers of two models outside their blocks: by name, or else in their order.
+
+    The order alone will not do: that of encoder and decoder changes with their depths.
+    """
+    olds, news = _by_path(model, out), _by_path(small, left)
+    pairs, others = [(model, small)], ([], [])
+    for path in {**olds, **news}:
+        a, b = olds.get(path, []), news.get(path, [])
+        if len(a) == len(b):
+            pairs += zip(a, b, strict=True)
+        else:
+            others[0].extend(x for x in a if own_variables(x))
+            others[1].extend(x for x in b if own_variables(x))
+    return [*pairs, *zip(*others, strict=True)]
+
+
+def _by_path(model, without):
+    """Layers by the names of those around them and their own, each once."""
+    found, seen = {}, set(without)
+
+    def look(layer, path):
+        for child in sublayers(layer):
+            if isinstance(child, keras.layers.Layer) and id(child) not in seen:
+                seen.add(id(child))
+                found.setdefault((*path, child.name), []).append(child)
+                look(child, (*path, child.name))
+
+    look(model, ())
+    return found
 
 
 def _kind(layer):
