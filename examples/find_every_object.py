@@ -3,7 +3,8 @@
     python examples/find_every_object.py [--small]
 
 Three of scikit-learn's handwritten digits lie on each scene; the network learns from which they
-are, never from where. The picture goes to output/find_every_object.png. Takes one to two minutes.
+are, never from where. The picture goes to output/find_every_object.png. Takes one
+minute on TensorFlow, a few on PyTorch.
 """
 
 import argparse
