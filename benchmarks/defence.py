@@ -1,12 +1,15 @@
 """What `imaging.defend` undoes of attacks by foolbox, what its parts add, and where it stops.
 
     KERAS_BACKEND=torch python benchmarks/defence.py [--seeds 3] [--images 40] [--jobs 3]
+    KERAS_BACKEND=torch python benchmarks/defence.py --photographs 10
 
-LeNet-5 networks trained on Fashion-MNIST. The first four attacks do not know of the defence; the
-last one averages gradients over it (Athalye and Carlini, 2018). Needs `foolbox` and PyTorch.
+LeNet-5 networks trained on Fashion-MNIST, or EfficientNet-Lite0 on foolbox's pictures of ImageNet.
+The first four attacks do not know of the defence; the last one averages gradients over it (Athalye
+and Carlini, 2018). Needs `foolbox` and PyTorch. About ten minutes either.
 """
 
 import warnings
+from types import SimpleNamespace
 
 import keras
 import networks
@@ -17,34 +20,49 @@ from joblib import Parallel, delayed
 
 from keras_saliency import imaging, saliency_map
 
-DEFLECTIONS, WINDOW, SIGMA = 20, 3, 0.04  # for 28 x 28 pixels
-EPSILON = 0.05  # of FGSM, IGSM and the adaptive attack: the most a pixel changes
-
-BEST = {"maps": "robust_cam", "deflections": DEFLECTIONS, "window": WINDOW, "sigma": SIGMA}
-DEFENCES = {
-    "as by default: 100 deflections, window 10": {},
-    "fitted: 20 deflections, window 3": BEST,
-    "fitted, one run for ten": {**BEST, "ensemble": 1},
-    "fitted, deflection alone": {**BEST, "sigma": 0.0},
-    "fitted, denoising alone": {**BEST, "deflections": 0, "ensemble": 1},
-    "fitted, without a map": {**BEST, "maps": None},
-    "5 deflections": {**BEST, "deflections": 5},
-    "50 deflections": {**BEST, "deflections": 50},
-    "100 deflections": {**BEST, "deflections": 100},
-    "window 1": {**BEST, "window": 1},
-    "window 10": {**BEST, "window": 10},
-    "sigma 0.1": {**BEST, "sigma": 0.1},
-}
+# A pixel of FGSM, IGSM and the adaptive attack changes by `epsilon` at most.
+SMALL = SimpleNamespace(  # 28 x 28 pixels
+    epsilon=0.05,
+    best={"maps": "robust_cam", "deflections": 20, "window": 3, "sigma": 0.04},
+    steps=100,
+)
+LARGE = SimpleNamespace(  # 224 x 224 pixels, those of the defaults
+    epsilon=2 / 255,
+    best={"maps": "robust_cam", "deflections": 100, "window": 10, "sigma": 0.04},
+    steps=40,
+)
 
 
-def attacks(small):
+def defences(size):
+    """Name to arguments of `defend`, what it does by default first."""
+    best = size.best
+    numbers = {"as by default: 100 deflections, window 10": {}}
+    name = "as by default"
+    if size is SMALL:
+        name = "fitted"
+        numbers["fitted: 20 deflections, window 3"] = best
+    few = {5, 50, 100} if size is SMALL else {1000}
+    windows = {1, 10} if size is SMALL else {30}
+    return {
+        **numbers,
+        f"{name}, one run for ten": {**best, "ensemble": 1},
+        f"{name}, deflection alone": {**best, "sigma": 0.0},
+        f"{name}, denoising alone": {**best, "deflections": 0, "ensemble": 1},
+        f"{name}, without a map": {**best, "maps": None},
+        **{f"{n} deflections": {**best, "deflections": n} for n in sorted(few)},
+        **{f"window {n}": {**best, "window": n} for n in sorted(windows)},
+        "sigma 0.1": {**best, "sigma": 0.1},
+    }
+
+
+def attacks(size, small):
     """Name to an attack of foolbox and its bound, `None` where it looks for the least change."""
     from foolbox import attacks as made
 
-    steps = 20 if small else 100
+    steps = 20 if small else size.steps
     return {
-        "FGSM": (made.LinfFastGradientAttack(), EPSILON),
-        "IGSM": (made.LinfBasicIterativeAttack(steps=10), EPSILON),
+        "FGSM": (made.LinfFastGradientAttack(), size.epsilon),
+        "IGSM": (made.LinfBasicIterativeAttack(steps=10), size.epsilon),
         "DeepFool": (made.L2DeepFoolAttack(steps=50), None),
         # Pixels at a bound are at the flat end of its tanh: from there small steps lead nowhere.
         "C&W": (
@@ -66,7 +84,7 @@ def logits_of(model):
     return copy
 
 
-def attacked(model, x, labels, small):
+def attacked(model, x, labels, size, small):
     """Name of an attack to what it makes of the images."""
     import foolbox
     import torch
@@ -81,7 +99,7 @@ def attacked(model, x, labels, small):
     wrapped = foolbox.PyTorchModel(Module().eval(), bounds=(0, 1), device="cpu")
     images, truth = torch.from_numpy(x), torch.from_numpy(labels.astype("int64"))
     result = {}
-    for name, (attack, epsilon) in attacks(small).items():
+    for name, (attack, epsilon) in attacks(size, small).items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = attack(wrapped, images, truth, epsilons=epsilon)[1]
@@ -89,7 +107,7 @@ def attacked(model, x, labels, small):
     return result
 
 
-def adaptive(model, x, labels, copies=5, steps=20):
+def adaptive(model, x, labels, size, copies=5, steps=20):
     """IGSM by gradients averaged over deflections and maps; denoising counts as the identity."""
     import torch
 
@@ -98,8 +116,8 @@ def adaptive(model, x, labels, copies=5, steps=20):
     for step in range(steps):
         total = 0
         for copy in range(copies):
-            changed, rows, columns = _traced(current, 1000 * step + copy)
-            denoised = imaging.wavelet_denoise(changed, SIGMA)
+            changed, rows, columns = _traced(current, size.best, 1000 * step + copy)
+            denoised = imaging.wavelet_denoise(changed, size.best["sigma"])
             tensor = torch.from_numpy(denoised).requires_grad_(True)
             loss = torch.nn.functional.cross_entropy(model(tensor, training=False), truth)
             gradient = torch.autograd.grad(loss, tensor)[0].numpy()
@@ -108,38 +126,62 @@ def adaptive(model, x, labels, copies=5, steps=20):
             back = np.zeros_like(x)
             np.add.at(back, (numbers, rows, columns), gradient)
             total = total + back
-        current = current + 2.5 * EPSILON / steps * np.sign(total)
-        current = np.clip(np.clip(current, x - EPSILON, x + EPSILON), 0, 1).astype("float32")
+        current = current + 2.5 * size.epsilon / steps * np.sign(total)
+        current = np.clip(current, x - size.epsilon, x + size.epsilon)
+        current = np.clip(current, 0, 1).astype("float32")
     return current
 
 
-def _traced(x, seed):
+def _traced(x, best, seed):
     """Deflected images, and the row and column that each of their pixels was taken from."""
     places = np.stack(np.mgrid[: x.shape[1], : x.shape[2]], axis=-1).astype("float32")
     places = np.broadcast_to(places, (*x.shape[:3], 2))
     joined = np.concatenate([x, places], axis=-1)
-    changed = imaging.pixel_deflection(joined, None, DEFLECTIONS, WINDOW, seed)
+    changed = imaging.pixel_deflection(joined, None, best["deflections"], best["window"], seed)
     rows, columns = changed[..., -2].astype(int), changed[..., -1].astype(int)
     return np.ascontiguousarray(changed[..., :-2]), rows, columns
 
 
-def measured(seed, count, small):
+def lenet5(seed, count, small):
+    """A network, the same without its softmax, and images that it has right."""
     model = networks.trained("LeNet-5", seed, 1 if small else None)
     x, labels = networks.fashion_mnist()[1]
-    right = np.flatnonzero(
-        model.predict(x[: 2 * count], verbose=0).argmax(-1) == labels[: 2 * count]
+    x, labels = x[: 2 * count], labels[: 2 * count]
+    return model, logits_of(model), *first_right(model, x, labels, count)
+
+
+def efficientnet(count):
+    import pretrained
+
+    network = pretrained.efficientnet_lite0()
+    network.layers[-1].activation = keras.activations.linear  # the attacks want logits
+    x, labels = pretrained.labelled_pictures()
+    # From pixels in [0, 1] to what it was trained on.
+    model = keras.Sequential(
+        [keras.Input(x.shape[1:]), keras.layers.Rescaling(255 / 128, -127 / 128), network]
     )
-    x, labels = x[right[:count]], labels[right[:count]]
-    head = logits_of(model)
-    made = attacked(head, x, labels, small)
-    made["averages over the defence"] = adaptive(head, x, labels)
+    x = ((128 * x + 127) / 255).astype("float32")
+    return model, model, *first_right(model, x, labels, count)
+
+
+def first_right(model, x, labels, count):
+    right = np.flatnonzero(model.predict(x, verbose=0).argmax(-1) == labels)[:count]
+    return x[right], labels[right]
+
+
+def measured(seed, count, size, small):
+    model, head, x, labels = lenet5(seed, count, small) if size is SMALL else efficientnet(count)
+    made = attacked(head, x, labels, size, small)
+    made["averages over the defence"] = adaptive(
+        head, x, labels, size, **({} if size is SMALL else {"copies": 3, "steps": 10})
+    )
     sets = {"clean": x, **made}
     everything = np.concatenate(list(sets.values()))
     # One map per image for all defences: what the map is of does not depend on them.
     maps = saliency_map(model, everything, "robust_cam")
     plain = (model.predict(everything, verbose=0).argmax(-1)).reshape(len(sets), -1) != labels
     rows = []
-    for name, arguments in DEFENCES.items():
+    for name, arguments in defences(size).items():
         used = None if arguments.get("maps", 1) is None else maps
         found = imaging.defend(model, everything, **{**arguments, "maps": used, "seed": seed})[1]
         right = found.reshape(len(sets), -1) == labels
@@ -156,11 +198,16 @@ def measured(seed, count, small):
 
 
 def main():
-    options = runner.arguments(__doc__.splitlines()[0], seeds=3, images=40, jobs=1)
-    if options.small:
+    options = runner.arguments(__doc__.splitlines()[0], seeds=3, images=40, jobs=1, photographs=0)
+    size, name = SMALL, "defence"
+    if options.photographs:
+        size, name = LARGE, "defence_photographs"
+        options.seeds, options.images = 1, options.photographs
+    elif options.small:
         options.seeds, options.images = 1, 20
     found = Parallel(n_jobs=options.jobs)(
-        delayed(measured)(seed, options.images, options.small) for seed in range(options.seeds)
+        delayed(measured)(seed, options.images, size, options.small)
+        for seed in range(options.seeds)
     )
     rows = [row for of_seed, _, _ in found for row in of_seed]
     sizes, fooled = [size for _, size, _ in found], [share for _, _, share in found]
@@ -175,16 +222,23 @@ def main():
     share = pd.DataFrame(fooled).mean()
     far = pd.DataFrame(sizes).mean()
     told = "; ".join(f"{a} {100 * share[a]:.0f} % and {far[a]:.2f}" for a in share.index)
+    what = (
+        f"""LeNet-5 on Fashion-MNIST, {options.seeds} seeds of training, mean and standard
+        deviation; the first {options.images} test images that the network has right"""
+        if size is SMALL
+        else f"""EfficientNet-Lite0, pretrained; the first {options.images} of foolbox's twenty
+        pictures that it has right, one run"""
+    )
+    adapted = "20 steps, 5 draws each" if size is SMALL else "10 steps, 3 draws each"
     runner.write(
-        "defence",
+        name,
         table.reset_index(),
-        notes=f"""LeNet-5 on Fashion-MNIST, {options.seeds} seeds of training, mean and standard
-        deviation; the first {options.images} test images that the network has right. `clean` is
+        notes=f"""{what}. `clean` is
         the share still right behind the defence, the other columns the destruction rate: of the
         images that an attack turned wrong, the share that the defence turns right, in %. FGSM,
-        IGSM and the attack that averages over the defence (20 steps, 5 draws each, its own
-        deflections drawn without a map) change a pixel by {EPSILON} at most. Share of images
-        turned wrong without a defence, and mean L2 distance of those: {told}.""",
+        IGSM and the attack that averages over the defence ({adapted}, its own
+        deflections drawn without a map) change a pixel by {size.epsilon:.3g} at most. Share of
+        images turned wrong without a defence, and mean L2 distance of those: {told}.""",
         small=options.small,
     )
 
