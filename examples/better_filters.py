@@ -1,6 +1,6 @@
 """Train filters that overlap less: with `RePrCallback`, beside as many epochs without it.
 
-    KERAS_BACKEND=jax python examples/better_filters.py [--small]
+    python examples/better_filters.py [--small]
 
 Small convolutional networks on scikit-learn's digits, from the same weights each. Printed is what
 comes out: how much the filters overlap and how many digits are told, for each seed. Filters that

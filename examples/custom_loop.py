@@ -1,12 +1,19 @@
 """Sparse training in a loop of one's own, as each backend writes it: digits, seconds.
 
-    KERAS_BACKEND=jax python examples/custom_loop.py [--small]
+    python examples/custom_loop.py [--small]
 
 Two calls make any loop sparse: `step()` before a batch, which computes the masks when they are due,
 and `apply()` behind the loop's own update, which sets what is masked to 0 again.
 """
 
 import argparse
+import importlib.util
+import os
+
+# Keras needs to know its backend before it is imported: take one that is installed.
+BACKENDS = ("tensorflow", "jax", "torch")
+os.environ.setdefault("KERAS_BACKEND", next(b for b in BACKENDS if importlib.util.find_spec(b)))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np

@@ -9,7 +9,14 @@ to output/look_at_a_model.png. Takes about a minute.
 """
 
 import argparse
+import importlib.util
+import os
 from pathlib import Path
+
+# Keras needs to know its backend before it is imported: take one that is installed.
+BACKENDS = ("tensorflow", "jax", "torch")
+os.environ.setdefault("KERAS_BACKEND", next(b for b in BACKENDS if importlib.util.find_spec(b)))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import matplotlib

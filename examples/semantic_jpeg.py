@@ -8,8 +8,15 @@ goes to output/semantic_jpeg.png. Takes a few seconds.
 """
 
 import argparse
+import importlib.util
 import io
+import os
 from pathlib import Path
+
+# Keras needs to know its backend before it is imported: take one that is installed.
+BACKENDS = ("tensorflow", "jax", "torch")
+os.environ.setdefault("KERAS_BACKEND", next(b for b in BACKENDS if importlib.util.find_spec(b)))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import matplotlib
 import numpy as np

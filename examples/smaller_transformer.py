@@ -1,6 +1,6 @@
 """A transformer that learned to read, made smaller without labels and without training.
 
-    KERAS_BACKEND=jax python examples/smaller_transformer.py [--small]
+    python examples/smaller_transformer.py [--small]
 
 A small encoder tells which package of Python's standard library some words of source come from.
 Then blocks leave, heads and units leave, weights become zeros, with what stays fitted and without.
@@ -8,11 +8,17 @@ Takes about a minute.
 """
 
 import argparse
+import importlib.util
 import os
 import re
 import time
 from collections import Counter
 from pathlib import Path
+
+# Keras needs to know its backend before it is imported: take one that is installed.
+BACKENDS = ("tensorflow", "jax", "torch")
+os.environ.setdefault("KERAS_BACKEND", next(b for b in BACKENDS if importlib.util.find_spec(b)))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np

@@ -1,13 +1,20 @@
 """Is it the data or the network, and which backbone fits the data? Answered without fine-tuning.
 
-    KERAS_BACKEND=jax python examples/which_backbone.py [--small]
+    python examples/which_backbone.py [--small]
 
 Networks that learned some of scikit-learn's digits stand for pretrained backbones; the picture
 goes to output/layer_separation.png. Takes well under a minute.
 """
 
 import argparse
+import importlib.util
+import os
 from pathlib import Path
+
+# Keras needs to know its backend before it is imported: take one that is installed.
+BACKENDS = ("tensorflow", "jax", "torch")
+os.environ.setdefault("KERAS_BACKEND", next(b for b in BACKENDS if importlib.util.find_spec(b)))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import matplotlib

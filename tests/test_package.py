@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +129,17 @@ def test_every_layer_is_registered_under_its_own_name():
         if isinstance(value, type) and issubclass(value, keras.layers.Layer):
             registered = keras.saving.get_registered_name(value)
             assert registered == f"keras_saliency>{value.__name__}"
+
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_take_the_backend_that_is_installed(path, monkeypatch):
+    before = re.split("^(?:import|from) keras", path.read_text(), flags=re.MULTILINE)[0]
+    chosen = re.findall(r"^(?:import importlib|import os$|BACKENDS|os\.).*\n", before, re.MULTILINE)
+    monkeypatch.setenv("KERAS_BACKEND", "")
+    monkeypatch.delenv("KERAS_BACKEND")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "torch" or None)
+    exec("".join(chosen), {})
+    assert os.environ["KERAS_BACKEND"] == "torch"
