@@ -157,12 +157,12 @@ def _count_greater_in_lines(x, neighborhood, axes, dtype):
     padded = ops.pad(x, _widths(x, reach, axes), constant_values=lowest)
     # All axes but the last become one: to look at a neighbour along them is to look that many
     # lines on, a view of the same memory. Only the last axis, if it is one of space, is cut.
-    lines = ops.reshape(padded, (-1, shape[-1]))
-    cut = axes[-1] == len(shape) - 1
     step, strides = 1, {}
     for axis in reversed(range(len(shape) - 1)):
         strides[axis] = step
         step *= shape[axis]
+    lines = ops.reshape(padded, (step, shape[-1]))
+    cut = axes[-1] == len(shape) - 1
     edge = reach * sum(strides[axis] for axis in axes if axis in strides)
     size = step - 2 * edge
     if isinstance(size, int):

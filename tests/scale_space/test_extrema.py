@@ -76,7 +76,8 @@ def test_infinities_and_nans():
 
 def test_one_step_and_no_sample():
     assert to_numpy(soft_extrema(np.full((2, 1, 3), 5.0, "float32"))).tolist() == [[[1.0] * 3]] * 2
-    assert to_numpy(soft_extrema(np.zeros((0, 4, 3), "float32"))).shape == (0, 4, 3)
+    for shape in [(0, 4, 3), (2, 0, 3), (2, 4, 0), (0, 0, 0), (2, 4, 5, 0)]:
+        assert to_numpy(soft_extrema(np.zeros(shape, "float32"))).shape == shape
 
 
 @pytest.mark.parametrize(
