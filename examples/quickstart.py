@@ -170,12 +170,13 @@ def xm2a(small):
         for _ in range(2):  # the first step compiles
             start = time.perf_counter()
             long.train_on_batch(series, labels)
+            seconds = time.perf_counter() - start
         rows.append(
             {
                 "model": name,
                 "accuracy": f"{accuracy(model, x_test, y_test):.3f}",
                 "parameters": f"{model.count_params():,}",
-                "s/step at 2048 time steps": f"{time.perf_counter() - start:.2f}",
+                "s/step at 2048 time steps": f"{seconds:.2f}",
             }
         )
     print(pd.DataFrame(rows).to_string(index=False))
