@@ -36,7 +36,8 @@ def digits(size=16):
     data = load_digits()
     images = np.stack([resize(image / 16, (size, size)) for image in data.images])
     images = images[..., None].astype("float32")
-    return train_test_split(images, data.target, test_size=0.3, random_state=0)
+    # As many as fill batches of 64: a last, smaller one would be compiled on its own.
+    return train_test_split(images, data.target, train_size=1216, random_state=0)
 
 
 def train(model, x, y, epochs, callbacks=(), batch_size=64, learning_rate=1e-3):
@@ -53,13 +54,13 @@ def train(model, x, y, epochs, callbacks=(), batch_size=64, learning_rate=1e-3):
 
 
 def accuracy(model, x, y):
-    return model.evaluate(x, y, batch_size=256, verbose=0)[1]
+    return model.evaluate(x, y, batch_size=len(x), verbose=0)[1]
 
 
 def san(small):
     """SAN, during training: LeNet-5 with and without attention to scale-space extrema."""
     x_train, x_test, y_train, y_test = digits()
-    seeds, epochs = (1, 1) if small else (3, 8)
+    seeds, epochs = (1, 1) if small else (2, 8)
     rows = []
     for name, attention in {"LeNet-5": None, "LeNet-5 + SAN": "san"}.items():
         scores, seconds = [], []
@@ -96,15 +97,9 @@ def isparse(small):
         "masks alone, magnitude": {"method": "magnitude", "reconstruct": False},
     }
     for way, options in ways.items():
-        for sparsity in (0.8, 0.9):
-            sparse = keras_saliency.sparsify(dense, sparsity, data=sample, **options)
-            rows.append(
-                {
-                    "model": f"{way}, not retrained",
-                    "edges kept": f"{1 - sparsity:.0%}",
-                    "accuracy": accuracy(sparse, x_test, y_test),
-                }
-            )
+        sparse = keras_saliency.sparsify(dense, 0.9, data=sample, **options)
+        found = accuracy(sparse, x_test, y_test)
+        rows.append({"model": f"{way}, not retrained", "edges kept": "10%", "accuracy": found})
     for way, fits in {"half the operations, fitted": True, "as they are": False}.items():
         tiny = keras_saliency.shrink_to(
             dense, flops=0.5, data=sample, reconstruct=fits, round_to=2, verbose=False
@@ -135,7 +130,7 @@ def racknet(small):
         (x_train, y_train), max_images=200 if small else 4000, verbose=0
     )
     print(statistics)
-    budget, epochs = (30, 1) if small else (120, 6)
+    budget, epochs = (30, 1) if small else (48, 5)
     rows = []
     for strategy in ("racknet", "uniform-layer"):
         keras.utils.set_random_seed(0)
@@ -165,18 +160,17 @@ def xm2a(small):
         model = keras_saliency.models.XM2A((16, 16), 10, depth=1, key_dim=16, attention=attention)
         train(model, x_train, y_train, 1 if small else 6)
         long = keras_saliency.models.XM2A((2048, 16), 10, depth=1, key_dim=16, attention=attention)
-        long.compile("adam", "sparse_categorical_crossentropy")
-        series, labels = np.resize(x_train, (4, 2048, 16)), y_train[:4]
-        for _ in range(2):  # the first step compiles
+        series = np.resize(x_train, (4, 2048, 16))
+        for _ in range(2):  # the first call compiles
             start = time.perf_counter()
-            long.train_on_batch(series, labels)
+            long.predict_on_batch(series)
             seconds = time.perf_counter() - start
         rows.append(
             {
                 "model": name,
                 "accuracy": f"{accuracy(model, x_test, y_test):.3f}",
                 "parameters": f"{model.count_params():,}",
-                "s/step at 2048 time steps": f"{seconds:.2f}",
+                "s for 4 series of 2048 steps": f"{seconds:.2f}",
             }
         )
     print(pd.DataFrame(rows).to_string(index=False))
