@@ -53,14 +53,14 @@ def overlay(image, map, alpha=0.5):
 
 
 def _options(methods, options):
-    """Each method with the options that it takes."""
+    """For each method the options that it takes."""
     general = set(inspect.signature(saliency_map).parameters) - {"layer", "options"}
     accepted = {method: method_named(method).accepted | general for method in methods}
     for name in options:
         if not any(name in names for names in accepted.values()):
             raise ValueError(f"`options`: none of the methods {methods} takes {name!r}.")
-    for method, names in accepted.items():
-        yield method, {name: value for name, value in options.items() if name in names}
+    for method in methods:
+        yield {name: value for name, value in options.items() if name in accepted[method]}
 
 
 def _rgb(image):
@@ -127,7 +127,8 @@ def plot_saliency_maps(
     if not methods:
         raise ValueError("`methods` must name at least one attribution method.")
     x = np.asarray(read_inputs(model, inputs))
-    maps = [saliency_map(model, x, method, **own) for method, own in _options(methods, options)]
+    taken = _options(methods, options)
+    maps = [saliency_map(model, x, m, **own) for m, own in zip(methods, taken, strict=True)]
     if maps[0].ndim > 3:
         raise ValueError(f"Volumes cannot be drawn. Received: maps of shape {maps[0].shape}")
     if tokens is not None and [len(t) for t in tokens] != [x.shape[1]] * len(x):

@@ -48,6 +48,8 @@ def test_a_grid_of_images_says_what_was_predicted():
     covered = keras_saliency.saliency_map(model, x, "occlusion", window=12, fill=0.5)
     drawn = figure.axes[2].images[0].get_array()
     np.testing.assert_array_equal(drawn, visualization.overlay(x[0], covered[0], alpha=0.75))
+    twice = visualization.plot_saliency_maps(model, x, ["gradient", "gradient"])
+    assert [a.get_title() for a in twice.axes][1:3] == ["gradient", "gradient"]
     with pytest.raises(ValueError, match="takes 'steps'"):
         visualization.plot_saliency_maps(model, x, ["grad_cam", "occlusion"], steps=3)
     with pytest.raises(ValueError, match="`class_names` must hold 2"):

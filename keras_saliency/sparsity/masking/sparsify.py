@@ -10,7 +10,6 @@ from keras_saliency.graph.copying import check_built, copy_model
 from keras_saliency.graph.data import read_pairs
 from keras_saliency.layers.masked.base import MaskedKernels, mask_variables
 from keras_saliency.sparsity.criteria.criterion import criterion_of
-from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking.frame import kernel_frame
 from keras_saliency.sparsity.masking.masks import MaskMaker
 from keras_saliency.sparsity.masking.options import MaskingOptions
@@ -243,11 +242,6 @@ def _uses_admm(method, granularity, fits):
 
 
 def _refitted(model, maker, masks, data, admm, gate, magnitude, inplace, verbose):
-    keys = set(masks)
-
-    def kernels_of(copy):
-        return [kernel for kernel in maskable_kernels(copy) if kernel.key in keys]
-
     def make_copy():
         try:
             return plain_copy(model)
@@ -263,7 +257,6 @@ def _refitted(model, maker, masks, data, admm, gate, magnitude, inplace, verbose
     return refit.reconstruct(
         model,
         make_copy,
-        kernels_of,
         data,
         masks,
         plain_masks=magnitude,

@@ -6,6 +6,7 @@ from keras import ops, tree
 
 from keras_saliency import validation
 from keras_saliency.graph.copying import layers_of, own_variables
+from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.reconstruction.gate import (
     LEAST,
     TRUSTED,
@@ -44,16 +45,16 @@ class Reconstruction:
         self.gate = gate
 
 
-def reconstruct(model, make_copy, kernels_of, data, masks, *, plain_masks, gate="auto", **options):
+def reconstruct(model, make_copy, data, masks, *, plain_masks=None, gate="auto", **options):
     """Refit a pruned copy of a model, if that is better than leaving the weights as they are.
 
     Args:
         model: The dense model.
         make_copy: Function that returns a copy of it to prune.
-        kernels_of: Function of a copy that returns the `Kernel` objects that take part.
         data: Inputs, a nest of arrays.
-        masks: Dict from kernel key to a boolean array.
-        plain_masks: Function that returns the masks which compete without a refit.
+        masks: Dict from kernel key to a boolean array. The kernels that it names take part.
+        plain_masks: Function that returns the masks which compete without a refit, or `None` for
+            the same.
         gate: `True`, `False`, or `"auto"`: below 256 inputs.
         **options: Of `Refit`.
 
@@ -63,6 +64,9 @@ def reconstruct(model, make_copy, kernels_of, data, masks, *, plain_masks, gate=
     validation.choice("gate", gate, (True, False, "auto"))
     count = len(tree.flatten(data)[0])
     gated = count >= LEAST and (count < TRUSTED if gate == "auto" else gate)
+
+    def kernels_of(copy):
+        return [kernel for kernel in maskable_kernels(copy) if kernel.key in masks]
 
     def refit(part, copy=None):
         copy = make_copy() if copy is None else copy
@@ -80,7 +84,8 @@ def reconstruct(model, make_copy, kernels_of, data, masks, *, plain_masks, gate=
         ]
         rest = {k: v for k, v in options.items() if k not in ("counts", "neighbours")}
         kernels = kernels_of(copy)
-        sweep = Refit(model, copy, kernels, part, plain_masks(), fit=False, **rest)
+        left = masks if plain_masks is None else plain_masks()
+        sweep = Refit(model, copy, kernels, part, left, fit=False, **rest)
         if norms:
             for kernel in kernels:
                 sweep.mask_alone(kernel)

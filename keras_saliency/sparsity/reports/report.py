@@ -201,10 +201,8 @@ def _refitter(model, samples, batch_size, options):
         done = refit.reconstruct(
             model,
             lambda: plain_copy(model),
-            lambda copy: [kernel for kernel in maskable_kernels(copy) if kernel.key == key],
             x,
             {key: mask},
-            plain_masks=None,
             gate=False,
             seed=options.get("seed") or 0,
             batch_size=batch_size,

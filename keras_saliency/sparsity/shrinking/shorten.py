@@ -145,16 +145,8 @@ def _refitted(model, plan, gone, make_copy, data, verbose, options):
         for kernel in maskable_kernels(model)
         if id(kernel.layer) not in left and not isinstance(kernel.layer, keras.layers.Embedding)
     }
-    return refit.reconstruct(
-        model,
-        make_copy,
-        lambda made: [kernel for kernel in maskable_kernels(made) if kernel.key in masks],
-        data,
-        masks,
-        plain_masks=lambda: masks,
-        verbose=verbose,
-        **options,
-    ).copy
+    done = refit.reconstruct(model, make_copy, data, masks, verbose=verbose, **options)
+    return done.copy
 
 
 def _plan_of(model, like=None):

@@ -158,9 +158,7 @@ def shrink_to(
         model, exclude = without_masks(model, exclude)
         options = {"gate": gate, "seed": seed, "batch_size": batch_size, "verbose": verbose}
         options |= {"steps": steps, "fine_tune": fine_tune}
-        small = shorten(model, share, data, exclude=exclude, fits=fits, **options)
-        copy_compile(given_model, small)
-        return small
+        return shorten(model, share, data, exclude=exclude, fits=fits, **options)
     if uniform:
         scores_of = _channel_scores_of(method, pairs, seed, loss, batch_size)
         options = {"gate": gate, "seed": seed, "batch_size": batch_size, "verbose": verbose}
@@ -263,15 +261,7 @@ def _refitted(groups, live, data, **options):
                 stays &= live[groups.labels[edges.inputs.ids]][:, None]
                 stays &= live[groups.labels[edges.outputs]]
                 masks[known[id(variable)]] = edges.unmatrix(stays, shape)
-    return refit.reconstruct(
-        model,
-        lambda: copy_model(model),
-        lambda copy: [kernel for kernel in maskable_kernels(copy) if kernel.key in masks],
-        data,
-        masks,
-        plain_masks=lambda: masks,
-        **options,
-    ).copy
+    return refit.reconstruct(model, lambda: copy_model(model), data, masks, **options).copy
 
 
 def group_scores(groups, data=None, method="isparse", seed=0, loss=None, batch_size=32):

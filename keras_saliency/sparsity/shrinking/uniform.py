@@ -45,14 +45,7 @@ def shrink_uniformly(model, what, share, data, scores_of, *, round_to, fits, ver
         refit.check_finite(model, data)
         masks = plan.masks(keep)
         source = refit.reconstruct(
-            model,
-            lambda: copy_model(model),
-            lambda copy: [kernel for kernel in maskable_kernels(copy) if kernel.key in masks],
-            data,
-            masks,
-            plain_masks=lambda: masks,
-            verbose=verbose,
-            **options,
+            model, lambda: copy_model(model), data, masks, verbose=verbose, **options
         ).copy
     small = plan.make(width)
     for index, (old, new) in enumerate(zip(source.weights, small.weights, strict=True)):
