@@ -1,36 +1,44 @@
-"""Does the data's design pay? RACKNet against other strategies and against a random search.
+"""Does the data's design pay? RACKNet's shares of kernels against plain ones, with what they cost.
 
-Five parts (`--part`): `strategies` (G table 3.6: the same budget, shared in seven ways), `networks`
-(recurrent, maxout), `budgets` (budgets of 100 to 800 and 2 to 4 racks, table 3.7), `search`
-(KerasTuner's random search over the same design space), all of them without normalisation and with
-a pooled head, and `head` (64 kernels with and without both, and shared evenly). `--data fashion`
-takes Fashion-MNIST, a download.
+    KERAS_BACKEND=tensorflow python benchmarks/racknet_accuracy.py --seeds 10
+    KERAS_BACKEND=tensorflow python benchmarks/racknet_accuracy.py --data fashion --seeds 3
+
+Three parts (`--part`), all with the networks that `RACKNet.build` makes by default: `strategies`
+(G table 3.6: the same kernels shared in many ways, and what else the data could say), `networks`
+(recurrent, maxout) and `head` (without batch normalisation and with a pooled head, as the
+dissertation has it). `--data` is `digits` (scikit-learn's, 16 pixels a side) or `fashion`
+(Fashion-MNIST, 14 or 28 pixels a side). Each finished row is kept at once; rows that are there are
+skipped. `racknet_search.py` has the search over designs.
 """
 
-import time
+import json
 import warnings
 
 import keras
 import numpy as np
-import pandas as pd
 import runner
 
 import keras_saliency
-from keras_saliency import DatasetStatistics, RACKNet
+from keras_saliency import RACKNet
+from keras_saliency.racknet.allocation import STRATEGIES, largest_remainder
+from keras_saliency.racknet.builder import build_network
+from keras_saliency.sparsity.shrinking import count_operations
 
 warnings.filterwarnings("ignore", message="RACKNet")
-
-
-# What the dissertation names, before batch normalisation and a flattened head became the defaults.
-BARE = {"normalization": None, "head": "pool"}
+UNIFORM = "uniform-layer"
+PATCHES = "square root of the patch dimension"
 
 
 def load(name, count, side=16):
-    """Return (x, y), (x_test, y_test), pixels in [0, 1]."""
+    """Return (x, y), (x_test, y_test), pixels in [0, 1]; `count` of the images train."""
     if name == "fashion":
-        (x, y), (x_test, y_test) = keras.datasets.fashion_mnist.load_data()
-        scale = np.float32(1 / 255)
-        return (x[:count, ..., None] * scale, y[:count]), (x_test[..., None] * scale, y_test)
+        from networks import fashion_mnist
+
+        parts = fashion_mnist()
+        if side == 14:
+            parts = [(x.reshape(-1, 14, 2, 14, 2, 1).mean((2, 4)), y) for x, y in parts]
+        (x, y), test = parts
+        return (x[:count], y[:count]), test
     from skimage.transform import resize
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -44,10 +52,6 @@ def load(name, count, side=16):
 
 
 def fit(model, train, epochs):
-    model.compile(
-        keras.optimizers.RMSprop(2e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
-    start = time.perf_counter()
     model.fit(
         *train,
         batch_size=64,
@@ -55,199 +59,218 @@ def fit(model, train, epochs):
         verbose=0,
         callbacks=[keras_saliency.callbacks.KernelSharingCallback()],
     )
-    return time.perf_counter() - start
 
 
-def score(statistics, train, test, epochs, seeds, budget=100, **design):
-    accuracies, seconds = [], []
-    for seed in range(seeds):
+def compiled(model):
+    optimizer = keras.optimizers.RMSprop(2e-3)
+    loss = "sparse_categorical_crossentropy"
+    # Such small networks train in less time than XLA takes to compile them.
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+    return model
+
+
+def accuracies(make, train, test, epochs, seeds):
+    """Test accuracy in per cent for every seed; the network is compiled once."""
+    model = compiled(make())
+    model.optimizer.build(model.trainable_variables)
+    fresh = [np.array(keras.ops.convert_to_numpy(v)) for v in model.optimizer.variables]
+    found = []
+    for seed in seeds:
         keras.utils.set_random_seed(seed)
-        design = {**BARE, **design}
-        model = RACKNet.from_statistics(statistics, budget, 10, seed=seed, **design)
-        seconds.append(fit(model, train, epochs))
-        accuracies.append(100 * model.evaluate(*test, batch_size=256, verbose=0)[1])
-    mean, half = runner.interval(accuracies)
-    return {"accuracy": mean, "±": half, "seconds": float(np.median(seconds))}
+        model.set_weights(make().get_weights())
+        for variable, value in zip(model.optimizer.variables, fresh, strict=True):
+            variable.assign(value)
+        fit(model, train, epochs)
+        found.append(100 * model.evaluate(*test, batch_size=256, verbose=0)[1])
+    return found
 
 
-def strategies(statistics, train, test, epochs, seeds):
-    from keras_saliency.racknet.allocation import STRATEGIES
+def patch_dimensions(images, design, share=0.95, count=4000):
+    """Per layer, how many principal components hold `share` of the variance of the patches that
+    one of its units sees."""
+    from sklearn.decomposition import PCA
 
-    rows = []
-    for strategy in STRATEGIES:
-        result = score(statistics, train, test, epochs, seeds, strategy=strategy)
-        kernels = RACKNet.allocate(statistics, 100, strategy)
-        rows.append({"strategy": strategy, "kernels": str(kernels), **result})
-        print(rows[-1], flush=True)
-    return pd.DataFrame(rows)
+    rng = np.random.default_rng(0)
+    field, step, dimensions = 1, 1, []
+    for i, rack in enumerate(design):
+        if i:
+            field, step = field + step, 2 * step
+        dimensions.append([])
+        for _ in rack:
+            field += 2 * step
+            size = min(field, *images.shape[1:3])
+            top, left = (rng.integers(0, n - size + 1, count) for n in images.shape[1:3])
+            chosen = rng.integers(0, len(images), count)
+            patches = np.stack(
+                [
+                    images[k, a : a + size, b : b + size].ravel()
+                    for k, a, b in zip(chosen, top, left, strict=True)
+                ]
+            )
+            held = PCA().fit(patches).explained_variance_ratio_.cumsum()
+            dimensions[-1].append(int(np.searchsorted(held, share)) + 1)
+    return dimensions
 
 
-def networks(statistics, train, test, epochs, seeds):
-    rows = []
+def spread(shares, budget):
+    """`budget` kernels in proportion to nested shares."""
+    counts = iter(largest_remainder([s for rack in shares for s in rack], budget))
+    return [[next(counts) for _ in rack] for rack in shares]
+
+
+def designs(statistics, train, budget, seeds):
+    """Name -> the kernels of every seed; uniform first, with which the others are compared."""
+    racks = statistics.clusters
+    patches = [[d**0.5 for d in rack] for rack in patch_dimensions(train[0], racks)]
+    free = RACKNet.analyze(train, min_components=1, verbose=0)
+    found = {
+        UNIFORM: RACKNet.allocate(statistics, budget, UNIFORM),
+        "racknet": RACKNet.allocate(statistics, budget),
+        "doubling with each rack": spread(
+            [[2**i] * len(rack) for i, rack in enumerate(racks)], budget
+        ),
+        PATCHES: spread(patches, budget),
+        "racknet, components from 1": RACKNet.allocate(free, budget),
+    }
+    rest = [s for s in STRATEGIES if s not in found and s != "random"]
+    found |= {s: RACKNet.allocate(statistics, budget, s) for s in rest}
+    drawn = [RACKNet.allocate(statistics, budget, "random", seed=seed) for seed in seeds]
+    return {**{name: [kernels] * len(seeds) for name, kernels in found.items()}, "random": drawn}
+
+
+def network(kernels, shape):
+    return lambda: build_network(kernels, shape, 10)
+
+
+def strategies(statistics, train, test, options, table):
+    seeds = range(options.seeds)
+    shape = statistics.input_shape
+    for name, kernels in designs(statistics, train, options.budget, seeds).items():
+        each = {str(k): k for k in kernels}
+        if table.has(strategy=name):
+            continue
+        scores = table.twin(kernels=" or ".join(each)) if len(each) == 1 else None
+        if scores is None and len(each) == 1:
+            scores = accuracies(network(kernels[0], shape), train, test, options.epochs, seeds)
+        elif scores is None:
+            scores = [
+                accuracies(network(k, shape), train, test, options.epochs, [seed])[0]
+                for seed, k in zip(seeds, kernels, strict=True)
+            ]
+        models = [network(k, shape)() for k in each.values()]
+        table.keep(
+            strategy=name,
+            kernels=next(iter(each)) if len(each) == 1 else "another for every seed",
+            parameters=int(np.mean([m.count_params() for m in models])),
+            MACs=int(np.mean([count_operations(m) // 2 for m in models])),
+            scores=scores,
+        )
+
+
+def networks(statistics, train, test, options, table):
     for design in (
+        {},
         {"activation": "maxout"},
         {"network": "rcnn"},
         {"network": "rcnn", "share_weights": False},
         {"network": "rcnn", "activation": "maxout"},
     ):
-        name = " ".join(str(v) if k != "share_weights" else "not shared" for k, v in design.items())
-        rows.append({"network": name, **score(statistics, train, test, epochs, seeds, **design)})
-        print(rows[-1], flush=True)
-    return pd.DataFrame(rows)
+        words = [str(v) if k != "share_weights" else "not shared" for k, v in design.items()]
+        variants(statistics, train, test, options, table, " ".join(words) or "cnn", design)
 
 
-def budgets(statistics, train, test, epochs, seeds):
-    clusters = [list(rack) for rack in statistics.clusters]
-    rows = []
-    for racks in (2, 3, 4):
-        # A fourth octave, for which these images are too small, is taken to be like the third.
-        design = (clusters + [clusters[-1]] * 4)[:racks]
-        given = DatasetStatistics.from_counts(design, statistics.input_shape, 10)
-        for budget in (100,) if racks != 3 else (100, 200, 400, 800):
-            result = score(given, train, test, epochs, seeds, budget=budget)
-            rows.append({"racks": racks, "budget": budget, **result})
-            print(rows[-1], flush=True)
-    return pd.DataFrame(rows)
-
-
-def head(statistics, train, test, epochs, seeds):
-    rows = []
+def head(statistics, train, test, options, table):
     for normalization, top, strategy in (
+        ("batch", "flatten", UNIFORM),
         ("batch", "flatten", "racknet"),
-        ("batch", "flatten", "uniform-layer"),
         (None, "flatten", "racknet"),
         ("batch", "pool", "racknet"),
         (None, "pool", "racknet"),
     ):
         design = {"normalization": normalization, "head": top, "strategy": strategy}
-        result = score(statistics, train, test, epochs, seeds, budget=64, **design)
-        rows.append({**design, "normalization": normalization or "none", **result})
-        print(rows[-1], flush=True)
-    return pd.DataFrame(rows)
+        name = f"{strategy}, {normalization or 'no'} norm, head {top}"
+        variants(statistics, train, test, options, table, name, design)
 
 
-def search(statistics, analysis, train, test, epochs, trials, budget=100):
-    """Random search over racks, layers and shares, against the one design of RACKNet."""
-    import keras_tuner
+def variants(statistics, train, test, options, table, name, design):
+    if table.has(network=name):
+        return
 
-    spent, reached = [], []
+    def make():
+        return RACKNet.from_statistics(statistics, options.budget, 10, **design)
 
-    class Space(keras_tuner.HyperModel):
-        def build(self, hp):
-            racks = hp.Int("racks", 2, 4)
-            design = [
-                [hp.Int(f"clusters{i}{j}", 1, 20) for j in range(hp.Int(f"layers{i}", 1, 4))]
-                for i in range(racks)
-            ]
-            given = DatasetStatistics.from_counts(design, statistics.input_shape, 10)
-            return RACKNet.from_statistics(given, budget, **BARE)
-
-        def fit(self, hp, model, *args, **kwargs):
-            seconds = fit(model, train, epochs)
-            accuracy = model.evaluate(*test, batch_size=256, verbose=0)[1]
-            spent.append(seconds)
-            reached.append(100 * accuracy)
-            print(f"trial {len(spent)}: {100 * accuracy:.2f} % in {seconds:.1f} s", flush=True)
-            return {"accuracy": accuracy}
-
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        tuner = keras_tuner.RandomSearch(
-            Space(),
-            keras_tuner.Objective("accuracy", "max"),
-            max_trials=trials,
-            seed=0,
-            directory=folder,
-        )
-        tuner.search(verbose=0)
-    keras.utils.set_random_seed(0)
-    model = RACKNet.from_statistics(statistics, budget, 10, **BARE)
-    seconds = analysis + fit(model, train, epochs)
-    accuracy = 100 * model.evaluate(*test, batch_size=256, verbose=0)[1]
-    best = int(np.argmax(reached))
-    frame = pd.DataFrame(
-        [
-            {
-                "method": "RACKNet, analysis and training",
-                "trials": 1,
-                "accuracy": accuracy,
-                "seconds": seconds,
-                "ratio": seconds / sum(spent),
-            },
-            {
-                "method": "random search, best",
-                "trials": trials,
-                "accuracy": reached[best],
-                "seconds": sum(spent),
-                "ratio": 1.0,
-            },
-            {
-                "method": "random search, median",
-                "trials": trials,
-                "accuracy": float(np.median(reached)),
-                "seconds": sum(spent),
-                "ratio": 1.0,
-            },
-        ]
-    )
-    return frame, (np.cumsum(spent), np.maximum.accumulate(reached), seconds, accuracy)
+    scores = accuracies(make, train, test, options.epochs, range(options.seeds))
+    model = make()
+    macs = count_operations(model) // 2
+    table.keep(network=name, parameters=model.count_params(), MACs=macs, scores=scores)
 
 
-def picture(seconds, best, own_seconds, own_accuracy, path):
-    import matplotlib.pyplot as plt
+class Table(runner.Rows):
+    """The rows of one part; the first row of each data set is the base of its gains."""
 
-    figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
-    axis.step(seconds, best, where="post", color="0.4", label="random search, best so far")
-    axis.plot(own_seconds, own_accuracy, "o", color="tab:orange", label="RACKNet")
-    axis.set_xscale("log")
-    axis.set_xlabel("seconds spent")
-    axis.set_ylabel("test accuracy (%)")
-    axis.legend(frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    def __init__(self, part, data, notes, small):
+        super().__init__(f"racknet_{part}", notes, small)
+        self.data = data
+
+    def has(self, **subject):
+        return len(self.find(data=self.data, **subject)) > 0
+
+    def twin(self, **subject):
+        """The scores of the same network under another name, or None."""
+        found = self.find(data=self.data, **subject)
+        return json.loads(found["by seed"].iloc[0]) if len(found) else None
+
+    def keep(self, scores, **cells):
+        base = self.twin()
+        mean, half = runner.interval(scores)
+        row = {
+            "data": self.data,
+            **cells,
+            "accuracy": f"{mean:.2f} ± {half:.2f}",
+            "worst": f"{min(scores):.2f}",
+            "gain": "base",
+            "by seed": json.dumps([round(s, 2) for s in scores]),
+        }
+        if base:
+            count = min(len(base), len(scores))
+            gain, half = runner.interval(np.subtract(scores[:count], base[:count]))
+            row["gain"] = f"{gain:+.2f} ± {half:.2f}"
+        self.add(row)
 
 
 def main():
     options = runner.arguments(
-        __doc__.splitlines()[0], part="strategies", data="digits", epochs=12, seeds=3, trials=20
+        __doc__.splitlines()[0],
+        part="strategies",
+        data="digits",
+        side=0,
+        images=5000,
+        budget=64,
+        epochs=0,
+        seeds=5,
     )
-    if options.small:
-        options.epochs = options.seeds = 1
-        options.trials = 2
-    train, test = load(options.data, 100 if options.small else 60_000)
-    start = time.perf_counter()
+    parts = {"strategies": strategies, "networks": networks, "head": head}
+    if options.part not in parts:
+        raise SystemExit(f"--part must be one of {', '.join(parts)}")
+    fashion = options.data == "fashion"
+    options.epochs = 1 if options.small else options.epochs or (8 if fashion else 12)
+    options.seeds = 2 if options.small else options.seeds
+    side = options.side or (14 if fashion else 16)
+    train, test = load(options.data, 100 if options.small else options.images, side)
+    data = f"{options.data}, {len(train[0])} images of {side} pixels a side"
+    steps = options.epochs * len(train[0]) // 64
+    minutes = 12 * options.seeds * steps * 0.03 * (side / 16) ** 2 / 60
+    print(f"{data}: at most about {minutes:.0f} minutes of one core for {options.part}")
     statistics = RACKNet.analyze(train, verbose=0)
-    analysis = time.perf_counter() - start
     print(statistics)
-    name = f"racknet_{options.part}"
-    about = (
-        f"{options.data}, {len(train[0])} images of {train[0].shape[1]} pixels a side, "
-        f"{options.epochs} epochs of RMSprop, test accuracy in per cent, Student's 95 % interval "
-        f"over {options.seeds} seeds; design of the data: "
-        f"{RACKNet.allocate(statistics, 100)}."
+    notes = (
+        f"{options.budget} kernels, the networks' defaults, batches of 64, RMSprop, "
+        "12 epochs for digits, 8 for Fashion-MNIST. Test accuracy in per cent with Student's 95 % "
+        "interval over the seeds; gain: the difference to the first row of the data set, seed by "
+        "seed. MACs are multiply-accumulates of one image."
     )
-    if options.part == "strategies":
-        frame = strategies(statistics, train, test, options.epochs, options.seeds)
-    elif options.part == "networks":
-        frame = networks(statistics, train, test, options.epochs, options.seeds)
-    elif options.part == "budgets":
-        frame = budgets(statistics, train, test, options.epochs, options.seeds)
-    elif options.part == "head":
-        frame = head(statistics, train, test, options.epochs, options.seeds)
-    elif options.part == "search":
-        frame, curves = search(statistics, analysis, train, test, options.epochs, options.trials)
-        about += f" The analysis took {analysis:.1f} s of RACKNet's time."
-        if not options.small:
-            picture(*curves, runner.RESULTS / "racknet_search.png")
-    else:
-        raise SystemExit("--part must be strategies, networks, budgets, head or search")
-    runner.write(
-        name,
-        frame,
-        notes=about + " Command: racknet_accuracy.py --part " + options.part,
-        small=options.small,
-    )
+    table = Table(options.part, data, notes, options.small)
+    parts[options.part](statistics, train, test, options, table)
 
 
 if __name__ == "__main__":

@@ -234,6 +234,40 @@ def merged(name, frame, keys):
     return pd.concat([earlier[~old.isin(new)], frame], ignore_index=True)
 
 
+class Rows:
+    """A table that is kept row by row, so that a long benchmark can stop and go on.
+
+    Args:
+        name: Name of the table, as `write` takes it.
+        notes: As `write` takes them.
+        small: Whether this is a quick run, which reads and keeps nothing.
+    """
+
+    def __init__(self, name, notes="", small=False):
+        self.name, self.notes, self.small = name, notes, small
+        self.frame = pd.DataFrame()
+        self._read()
+
+    def _read(self):
+        path = RESULTS / f"{self.name}.{backend()}.csv"
+        if path.exists() and not self.small:
+            self.frame = pd.read_csv(path, comment="#")
+
+    def find(self, **subject):
+        """Return the rows that have these cells."""
+        chosen = pd.Series(True, self.frame.index)
+        for column, value in subject.items():
+            chosen &= self.frame[column].eq(value) if column in self.frame else False
+        return self.frame[chosen]
+
+    def add(self, row):
+        """Print a new row and keep it, beside what other runs have kept meanwhile."""
+        print(row, f"{time.process_time():.0f} s of CPU so far", flush=True)
+        self._read()
+        self.frame = pd.concat([self.frame, pd.DataFrame([row])], ignore_index=True)
+        write(self.name, self.frame, self.notes, self.small)
+
+
 def write(name, frame, notes="", small=False):
     """Print `frame`; keep it as this backend's section of ``results/NAME.md`` unless `small`.
 

@@ -9,6 +9,7 @@ the series train, 10 % choose the epoch, 20 % test, and RMSprop minimises the cr
 
 import os
 import time
+import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -27,10 +28,16 @@ def load(name):
     from aeon import datasets
 
     loader = {
-        "JapaneseVowels": datasets.load_japanese_vowels,
-        "BasicMotions": datasets.load_basic_motions,
+        "JapaneseVowels": "load_japanese_vowels",
+        "BasicMotions": "load_basic_motions",
+        "GunPoint": "load_gunpoint",
+        "ItalyPowerDemand": "load_italy_power_demand",
+        "ArrowHead": "load_arrow_head",
+        "OSULeaf": "load_osuleaf",
     }[name]
-    collection, labels = loader()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # aeon means to download OSULeaf one day
+        collection, labels = getattr(datasets, loader)()
     longest = max(x.shape[1] for x in collection)
     padded = np.full((len(collection), longest, collection[0].shape[0]), PAD, "float32")
     for i, x in enumerate(collection):

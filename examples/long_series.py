@@ -38,9 +38,9 @@ def make_series(count, steps, seed):
     return x, y
 
 
-def build(steps, attention):
+def build(steps, attention="xm2a", **options):
     model = keras_saliency.models.XM2A(
-        (steps, 1), 2, depth=1, num_heads=4, key_dim=16, units=16, attention=attention
+        (steps, 1), 2, depth=1, num_heads=4, key_dim=16, units=16, attention=attention, **options
     )
     model.compile(
         keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
@@ -53,6 +53,16 @@ def seconds_per_step(model, x, y):
         start = time.perf_counter()
         model.train_on_batch(x, y)
     return time.perf_counter() - start
+
+
+def mass_at_event(model, x):
+    """Return the share of the first block's masks within 12 steps of the event, a mean."""
+    projected = model.get_layer("projection")(x)
+    _, masks = model.get_layer("attention_1")(projected, return_attention_scores=True)
+    masks = keras.ops.convert_to_numpy(masks).mean((1, 3))
+    at = np.abs(x[:, :, 0]).argmax(1)  # a step of the wiggle
+    near = [m[max(0, a - 12) : a + 12].sum() / m.sum() for m, a in zip(masks, at, strict=True)]
+    return float(np.mean(near))
 
 
 def main():
@@ -84,12 +94,8 @@ def main():
     accuracy = model.evaluate(x_test, y_test, batch_size=batch, verbose=0)[1]
     print(f"XM2A trained for {time.perf_counter() - start:.0f} s; accuracy {accuracy:.2f}")
 
-    projected = model.get_layer("projection")(x_test[:16])
-    _, masks = model.get_layer("attention_1")(projected, return_attention_scores=True)
-    masks = keras.ops.convert_to_numpy(masks).mean((1, 3))
-    at = np.abs(x_test[:16, :, 0]).argmax(1)  # a step of the wiggle
-    near = [m[max(0, a - 12) : a + 12].sum() / m.sum() for m, a in zip(masks, at, strict=True)]
-    print(f"Share of the masks within 12 steps of the event: {np.mean(near):.2f}", end="")
+    mass = mass_at_event(model, x_test[:16])
+    print(f"Share of the masks within 12 steps of the event: {mass:.2f}", end="")
     print(f" (of flat masks {24 / steps:.3f})")
 
     figure = keras_saliency.visualization.plot_heads(model, x_test[1])
