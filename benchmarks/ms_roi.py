@@ -167,19 +167,24 @@ def main():
     for seed in range(options.seeds):
         rows += measured(seed, options, items)
         print(pd.DataFrame(rows[-12:]).round(1).to_string(index=False), flush=True)
-    groups = pd.DataFrame(rows).groupby(["method", "map", "head"], sort=False)
-    table = groups.agg(
+    kinds = ["method", "map", "head"]
+    trainings = pd.DataFrame(rows)
+    if options.seeds > 1:  # draws of one training are no independent runs
+        trainings = trainings.groupby([*kinds, "seed"], sort=False).mean().reset_index()
+    table = trainings.groupby(kinds, sort=False).agg(
         pointed_at=("pointed at", "mean"),
         spread=("pointed at", "std"),
         classes_right=("classes right", "mean"),
-    ).reset_index()
-    table = table.rename(columns={"pointed_at": "pointed at, %", "classes_right": "labels, %"})
+    )
+    names = {"pointed_at": "pointed at, %", "classes_right": "labels, %"}
+    table = table.reset_index().rename(columns=names)
+    over = "the means of the trainings" if options.seeds > 1 else "all draws"
     runner.write(
         "ms_roi",
         table.round(2),
         notes=f"""Networks trained: {options.seeds} of each head, on {options.scenes} scenes for
         {options.epochs} epochs; each judged on {DRAWS} draws of {TEST_SCENES} scenes, mean and
-        standard deviation over all draws. A scene holds three items of {ITEM} pixels on a canvas
+        standard deviation over {over}. A scene holds three items of {ITEM} pixels on a canvas
         of {SIDE}. An object counts as pointed at if one of the three highest peaks of the map lies
         in its box; with one map per class, if the peak of a map of the three highest classes does.
         `labels`: the share of the three classes among the three highest logits.""",

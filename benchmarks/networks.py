@@ -66,9 +66,9 @@ def _conv(x, filters, size=3, strides=1, relu=True):
     return layers.ReLU()(x) if relu else x
 
 
-def vgg():
+def vgg(width=32):
     inputs = x = keras.Input((28, 28, 1))
-    for filters in (32, 64, 128):
+    for filters in (width, 2 * width, 4 * width):
         for _ in range(2):
             x = _conv(x, filters)
         x = layers.MaxPooling2D(padding="same")(x)
@@ -76,10 +76,10 @@ def vgg():
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
 
 
-def resnet():
+def resnet(width=16):
     inputs = keras.Input((28, 28, 1))
-    x = _conv(inputs, 16)
-    for filters, strides in ((16, 1), (32, 2), (64, 2)):
+    x = _conv(inputs, width)
+    for filters, strides in ((width, 1), (2 * width, 2), (4 * width, 2)):
         for block in range(2):
             step = strides if block == 0 else 1
             y = _conv(_conv(x, filters, 3, step), filters, relu=False)

