@@ -159,21 +159,38 @@ def test_admm_finds_better_masks_than_magnitude_and_counts_exactly():
 # ---- whole models --------------------------------------------------------------------------
 
 
-def test_a_layer_behind_a_pruned_one_is_fitted_on_what_that_makes():
-    model = sequential(layers.Dense(12, activation="relu"), layers.Dense(4))
+class Pair(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = layers.Dense(12, activation="relu", name="one")
+        self.last = layers.Dense(4, name="two")
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.last.build((None, 12))
+
+    def call(self, x):
+        return self.last(self.first(x))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_layer_behind_a_pruned_one_is_fitted_on_what_that_makes(inside):
+    pair = Pair()
+    first, last = pair.first, pair.last
+    model = sequential(pair) if inside else sequential(first, last)
     x = normal(400, 8)
     masks = {k.key: RNG.random(k.shape) < 0.5 for k in maskable_kernels(model)}
     copy = copy_model(model)
     Refit(model, copy, maskable_kernels(copy), x, masks).run()
-    first, last = model.layers
-    mask1, mask2 = masks[first.name], masks[last.name]
+    mask1, mask2 = (masks[k.key] for k in maskable_kernels(model))
+    new1, new2 = (copy.layers[0].first, copy.layers[0].last) if inside else copy.layers
     w1, shift = by_hand(x.astype("float64"), x.astype("float64"), kernel_of(first), mask1, 0.01)
-    np.testing.assert_allclose(kernel_of(copy.layers[0]), w1, atol=1e-5)
-    np.testing.assert_allclose(numpy(copy.layers[0].bias), numpy(first.bias) + shift, atol=1e-5)
-    xp, xd = outputs(copy.layers[0], x), outputs(first, x)
+    np.testing.assert_allclose(kernel_of(new1), w1, atol=1e-5)
+    np.testing.assert_allclose(numpy(new1.bias), numpy(first.bias) + shift, atol=1e-5)
+    xp, xd = outputs(new1, x), outputs(first, x)
     w2, shift = by_hand(xp, xd, kernel_of(last), mask2, 0.01)
-    np.testing.assert_allclose(kernel_of(copy.layers[1]), w2, atol=1e-4)
-    np.testing.assert_allclose(numpy(copy.layers[1].bias), numpy(last.bias) + shift, atol=1e-4)
+    np.testing.assert_allclose(kernel_of(new2), w2, atol=1e-4)
+    np.testing.assert_allclose(numpy(new2.bias), numpy(last.bias) + shift, atol=1e-4)
 
 
 def test_means_go_into_the_batch_norm_behind_a_layer_without_bias():

@@ -18,7 +18,7 @@ _logger = logging.getLogger("keras_saliency")
 
 # Rows that a layer is fitted on, where its inputs have many positions.
 ROWS = 8192
-# How often a model without a graph is run, at most.
+# How often a model without a graph, or a layer made of layers, is run at most.
 PASSES = 48
 # Numbers in the sums that are held at once for layers inside a layer.
 HELD = 1 << 27
@@ -139,44 +139,50 @@ class Refit:
             outer = [k for k in kernels if k.layer is b.operation and b.inputs]
             self._fit_step(outer, a, b, streams, pruned)
             inner = [k for k in kernels if k.layer is not b.operation]
-            if inner:
+            for part in self._in_order(inner, lambda b=b: b.run(streams[1][0])):
                 self._intercept(
-                    inner,
+                    part,
                     lambda values, a=a: a.run(values),
                     lambda values, b=b: b.run(values),
                     list(zip(*streams, strict=True)),
                 )
-            for kernel in kernels:
-                if kernel.key not in self.errors:
-                    self.mask_alone(kernel)
+                self._mask_rest(part)
+            self._mask_rest(outer)
             dense.advance(i, streams[0])
             pruned.advance(i, streams[1])
             progress.update()
         progress.close()
 
     def _one_by_one(self, dense, pruned):
-        """A model without a graph: it runs once per kernel, or per few where it has many."""
-        order = {key: i for i, key in enumerate(self._called(pruned))}
-        kernels = sorted(self.kernels, key=lambda k: order.get(id(k.layer), len(order)))
-        few = -(-len(kernels) // PASSES)
+        """A model without a graph: it runs once for kernels that read the same tensor."""
         batches = [(batch, batch) for batch in self._batches()]
-        progress = self._progress(len(kernels))
-        for start in range(0, len(kernels), few):
-            part = kernels[start : start + few]
+        progress = self._progress(len(self.kernels))
+        for part in self._in_order(self.kernels, lambda: pruned(batches[0][0])):
             self._intercept(part, dense, pruned, batches)
-            for kernel in part:
-                if kernel.key not in self.errors:
-                    self.mask_alone(kernel)
+            self._mask_rest(part)
             progress.update(len(part))
         progress.close()
 
-    def _called(self, run):
-        """Ids of the kernels' layers in the order of their first calls."""
-        layers = {id(k.layer): k.layer for k in self.kernels}
+    def _in_order(self, kernels, run):
+        """Kernels in lists, in the order of their calls; those that read the same tensor together.
+
+        So a kernel is fitted on what the fitted ones before it in the same layer make. There are
+        at most `PASSES` lists.
+        """
+        if len(kernels) < 2:
+            return [kernels] if kernels else []
         order = []
-        with _recorded(layers, order):
-            run(next(self._batches()))
-        return dict.fromkeys(order)
+        with _recorded({id(k.layer): k.layer for k in kernels}, order):
+            run()
+        reads = {}
+        for key, x in order:  # it holds the tensors, so that no two have the same `id`
+            reads.setdefault(key, id(x))
+        lists = {number: [] for number in [*reads.values(), None]}  # the last: never called
+        for kernel in kernels:
+            lists[reads.get(id(kernel.layer))].append(kernel)
+        lists = [part for part in lists.values() if part]
+        few = -(-len(lists) // PASSES)
+        return [sum(lists[i : i + few], []) for i in range(0, len(lists), few)]
 
     def _progress(self, count):
         from tqdm import tqdm
@@ -282,6 +288,11 @@ class Refit:
 
         return choose
 
+    def _mask_rest(self, kernels):
+        for kernel in kernels:
+            if kernel.key not in self.errors:
+                self.mask_alone(kernel)
+
     def mask_alone(self, kernel):
         """A kernel without a least-squares problem: zeros where its mask says, nothing fitted."""
         values = np.array(ops.convert_to_numpy(kernel.variable))
@@ -375,10 +386,10 @@ def _recorded(layers, order=None):
         call = layer.call
 
         def recorded(*args, _call=call, _key=key, **kwargs):
-            if order is not None:
-                order.append(_key)
-                return _call(*args, **kwargs)
             x = args[0] if args else next(iter(kwargs.values()))
+            if order is not None:
+                order.append((_key, x))
+                return _call(*args, **kwargs)
             found[_key].append(np.asarray(ops.convert_to_numpy(ops.stop_gradient(x))))
             return _call(*args, **kwargs)
 
