@@ -9,6 +9,7 @@ import reprlib
 import numpy as np
 
 DATA_FORMATS = ("channels_last", "channels_first")
+_LARGEST = float(np.finfo("float32").max)
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 120
@@ -67,6 +68,8 @@ def number(name, value, minimum=None, maximum=None, above=False, below=False, op
     high = maximum is not None and (result > maximum or (below and result == maximum))
     if low or high or not math.isfinite(result):
         raise wrong(name, what, value)
+    if abs(result) > _LARGEST:  # a backend would say so without the name, or make it infinite
+        raise wrong(name, f"{what}, at most {_LARGEST:.1e} in size, as float32 holds", value)
     return result
 
 

@@ -36,7 +36,8 @@ def test_numbers_become_plain(value):
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), 10**400, True, "1", None, 1j, np.complex64(1), [1.0]]
+    "value",
+    [float("nan"), float("inf"), 10**400, -1e300, True, "1", None, 1j, np.complex64(1), [1.0]],
 )
 def test_what_is_no_number_is_named(value):
     with pytest.raises(ValueError, match="`x` must be a number"):
