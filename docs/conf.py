@@ -11,7 +11,7 @@ import sys
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("MPLBACKEND", "Agg")
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 import keras_saliency
 
@@ -20,7 +20,23 @@ author = "The keras_saliency authors"
 copyright = f"2026, {author}"
 version = release = keras_saliency.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "examples",
+    "filename_pattern": os.environ.get("ONLY_EXAMPLES", r"\.py$"),  # which ones run
+    "reset_argv": "gallery.arguments",
+    "reset_modules": ("matplotlib", "gallery.fresh"),
+    "download_all_examples": False,
+    "write_computation_times": False,
+    "min_reported_time": 3600,
+}
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

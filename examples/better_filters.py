@@ -1,4 +1,7 @@
-"""Train filters that overlap less: with `RePrCallback`, beside as many epochs without it.
+"""Filters that overlap less
+============================
+
+With `RePrCallback`, beside as many epochs of training without it.
 
     python examples/better_filters.py [--small]
 
@@ -31,7 +34,7 @@ import keras_saliency
 from keras_saliency.sparsity import filter_overlap
 from keras_saliency.visualization import plot_filter_overlap
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--small", action="store_true", help="a few seconds")
 small = parser.parse_args().small
 full, reduced, cycles, epochs = (1, 1, 1, 3) if small else (5, 3, 3, 28)

@@ -1,4 +1,7 @@
-"""Sparse training in a loop of one's own, as each backend writes it: digits, seconds.
+"""Sparse training in a loop of one's own
+=========================================
+
+As each backend writes it: digits, seconds.
 
     python examples/custom_loop.py [--small]
 
@@ -115,7 +118,7 @@ LOOPS = {"tensorflow": tensorflow_loop, "torch": torch_loop, "jax": jax_loop}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="two epochs, no claim")
     epochs = 2 if parser.parse_args().small else 20
     images, labels = load_digits(return_X_y=True)

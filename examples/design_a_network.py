@@ -1,4 +1,7 @@
-"""Let a data set design its network: look at the images, keep what they say, build, train.
+"""Let a data set design its network
+====================================
+
+Look at the images, keep what they say, build, train.
 
 Run it with ``python examples/design_a_network.py`` (scikit-learn's digits, offline, about a
 minute), with ``--folder photos/`` for a folder of images with one subfolder per class, or with
@@ -42,7 +45,7 @@ def load(options):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="seconds instead of a minute")
     parser.add_argument("--fashion", action="store_true", help="Fashion-MNIST (a download)")
     parser.add_argument("--folder", help="a folder of images: statistics and design only")

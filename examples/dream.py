@@ -1,4 +1,7 @@
-"""What would a network most like to see? Pictures that climb its scores, by `input_gradients`.
+"""What would a network most like to see?
+=========================================
+
+Pictures that climb its scores, by `input_gradients`.
 
     python examples/dream.py [--small]
 
@@ -29,7 +32,7 @@ from matplotlib import pyplot as plt
 
 from keras_saliency.attribution import input_gradients
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--small", action="store_true", help="a few seconds")
 small = parser.parse_args().small
 SIZE, NOISE = 24, 0.3
@@ -37,6 +40,7 @@ DIGITS = np.arange(10)
 keras.utils.set_random_seed(0)
 generator = np.random.default_rng(0)
 
+# %%
 # 1. A network. The noise matters: without it the dreams are noise, too, that happens to score.
 images, y = load_digits(return_X_y=True)
 x = ndimage.zoom(images.reshape(-1, 8, 8) / 16, (1, SIZE / 8, SIZE / 8), order=1, grid_mode=True,
@@ -87,12 +91,14 @@ def dream(pictures, targets, steps, until=None, rate=0.006):
     return pictures
 
 
+# %%
 # 2. From nothing, and from one digit that someone wrote.
 steps = 15 if small else 80
 written = np.stack([x[(y == digit) & (read == digit)][0] for digit in DIGITS])
 dreamt = dream(np.zeros_like(written), DIGITS, steps)
 turned = dream(np.repeat(written[3:4], 10, axis=0), DIGITS, steps, until=0.9)
 
+# %%
 # 3. Side by side.
 rows = {
     "Written by people; below, what the network reads": written,

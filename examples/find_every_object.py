@@ -1,4 +1,7 @@
-"""Where is every object? Digits on photographs, all found in one pass by a network with MS-ROI.
+"""Where is every object?
+=========================
+
+Digits on photographs, all found in one pass by a network with MS-ROI.
 
     python examples/find_every_object.py [--small]
 
@@ -32,12 +35,13 @@ import keras_saliency
 from keras_saliency.attribution import pointing_game
 from keras_saliency.visualization import overlay
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--small", action="store_true", help="a few seconds, too few to learn much")
 small = parser.parse_args().small
 SIDE, DIGIT, OBJECTS = 40, 12, 3
 SCENES, EPOCHS, TESTS = (64, 1, 8) if small else (3000, 6, 200)
 
+# %%
 # 1. Scenes: dark crops of photographs, with bright digits of three classes that do not overlap.
 images, classes = load_digits(return_X_y=True)
 digits = np.stack([resize(x.reshape(8, 8) / 16, (DIGIT, DIGIT)) for x in images])
@@ -72,6 +76,7 @@ def scenes(count, of, seed):
 x, y, _, _ = scenes(SCENES, for_training, 0)
 test_x, test_y, chosen, boxes = scenes(TESTS, ~for_training, 1)
 
+# %%
 # 2. A network that is told which classes a scene holds.
 keras.utils.set_random_seed(0)
 model = keras_saliency.models.MSROI((SIDE, SIDE, 3), 10, stages=3, filters=8)
@@ -82,6 +87,7 @@ seen = np.argsort(-model.predict(test_x, verbose=0))[:, :OBJECTS]
 right = np.take_along_axis(test_y, seen, axis=1).mean()
 print(f"{100 * right:.1f} % of the digits are among the {OBJECTS} likeliest classes")
 
+# %%
 # 3. Maps: one of all classes with a logit above -1, one of each of the three likeliest.
 at_once = keras_saliency.saliency_map(model, test_x, "ms_roi", threshold=-1, join="max")
 each = [keras_saliency.saliency_map(model, test_x, "ms_roi", target=c.tolist()) for c in seen.T]
@@ -122,6 +128,7 @@ rows = [
 print(pd.DataFrame(rows).round(1).to_string(index=False))
 
 
+# %%
 # 4. Side by side.
 def in_colours(scene, maps):
     """A map per colour, on a grey scene."""

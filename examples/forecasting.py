@@ -1,4 +1,7 @@
-"""Forecast real series: monthly airline passengers and solar power, one step ahead, with SDMA.
+"""Forecast real series
+=======================
+
+Monthly airline passengers and solar power, one step ahead, with SDMA.
 
     python examples/forecasting.py [--small]
 
@@ -34,7 +37,7 @@ def lstm(length):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="one epoch, no claim")
     small = parser.parse_args().small
     seeds = 1 if small else 3

@@ -1,4 +1,7 @@
-"""Recognise motions of a smart watch: an LSTM, and the same with salient events as a second input.
+"""Recognise motions of a smart watch
+=====================================
+
+An LSTM, and the same with salient events as a second input.
 
     python examples/gesture_recognition.py [--small]
 
@@ -44,7 +47,7 @@ def data():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="one epoch, no claim")
     small = parser.parse_args().small
     (x, y), (x_test, y_test), classes = data()

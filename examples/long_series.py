@@ -1,4 +1,7 @@
-"""A series of 10 000 steps: XM2A trains on it, dot-product attention does not get far.
+"""A series of 10 000 steps
+===========================
+
+XM2A trains on it, dot-product attention does not get far.
 
 The event that decides the class, a wiggle of eight steps up-down or down-up, hides anywhere among
 10 000 noisy steps. The heads describe a series by its maxima (``descriptor="maximum"``, the default
@@ -66,7 +69,7 @@ def mass_at_event(model, x):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="seconds instead of minutes")
     small = parser.parse_args().small
     OUTPUT.mkdir(exist_ok=True)

@@ -1,4 +1,7 @@
-"""What does a network look at? Saliency maps of one that tells whether a photograph shows a face.
+"""What does a network look at?
+===============================
+
+Saliency maps of one that tells whether a photograph shows a face.
 
     python examples/look_at_a_model.py [--small]
 
@@ -28,7 +31,7 @@ matplotlib.use("Agg")
 
 from keras_saliency import attribution, saliency_map, visualization
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--small", action="store_true", help="less training, a few seconds")
 small = parser.parse_args().small
 
@@ -36,6 +39,7 @@ SIZE = 48
 METHODS = ("grad_cam", "layer_cam", "smooth_grad", "occlusion", "random")
 OPTIONS = {"smooth_grad": {"samples": 20}, "occlusion": {"window": 12, "stride": 6, "fill": 0.5}}
 
+# %%
 # 1. Scenes: a photograph, and in it a face or something else.
 patches = data.lfw_subset()  # 100 faces, 100 that are none, 25 x 25
 patches = np.split(patches, 2)
@@ -66,6 +70,7 @@ rng = np.random.default_rng(0)
 x, y, _ = scenes(300 if small else 1500, np.arange(80), rng)
 test_x, test_y, boxes = scenes(60 if small else 200, np.arange(80, 100), rng)
 
+# %%
 # 2. A small network of any kind; this one sees photographs of any size.
 keras.utils.set_random_seed(0)
 model = keras.Sequential([keras.Input((None, None, 1))])
@@ -82,6 +87,7 @@ model.fit(x, y, epochs=2 if small else 6, batch_size=32, verbose=0)
 _, accuracy = model.evaluate(test_x, test_y, verbose=0)
 print(f"accuracy on faces that it has not seen: {100 * accuracy:.0f} %")
 
+# %%
 # 3. Which maps point at the face? One line a map, and a judge.
 faces = np.flatnonzero(test_y == 1)[: 5 if small else 40]
 print(f"share of {len(faces)} faces that the highest value of a map lies on:")
@@ -90,6 +96,7 @@ for method in METHODS:
     hits = attribution.pointing_game(maps, [boxes[i] for i in faces])["hit"]
     print(f"  {method:22s} {100 * hits.mean():4.0f} %")
 
+# %%
 # 4. A photograph that is one: an astronaut, her face as large as those that it learned from.
 astronaut = transform.rescale(color.rgb2gray(data.astronaut()), 0.2, anti_aliasing=True)
 photograph = astronaut[:SIZE, 20 : 20 + SIZE, None].astype("float32")

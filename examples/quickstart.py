@@ -1,4 +1,7 @@
-"""What each framework of keras_saliency does, on real data, offline, in about two minutes.
+"""What each framework does
+===========================
+
+On real data, offline, in about two minutes.
 
 Run it with ``python examples/quickstart.py``; ``--only san`` runs one section, ``--small`` takes
 seconds and is for checking that everything works. Pictures go to ``output/``.
@@ -230,7 +233,7 @@ SECTIONS = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     options = parser.parse_args()

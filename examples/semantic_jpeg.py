@@ -1,4 +1,7 @@
-"""A JPEG file that is sharper where it matters: here, where scikit-image finds a face.
+"""A JPEG file that is sharper where it matters
+===============================================
+
+Here, where scikit-image finds a face.
 
     python examples/semantic_jpeg.py [--small]
 
@@ -30,7 +33,7 @@ from matplotlib import pyplot as plt
 from keras_saliency import imaging
 from keras_saliency.visualization import overlay
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--small", action="store_true", help="the face alone, a quarter of the pixels")
 small = parser.parse_args().small
 QUALITY = 20  # of the plain JPEG whose size is not exceeded
@@ -39,6 +42,7 @@ photograph = data.astronaut()
 if small:
     photograph = np.ascontiguousarray(photograph[:256, 96:352])
 
+# %%
 # 1. The map: 1 in the middle of a face, falling to 0 beyond it.
 detector = Cascade(data.lbp_frontal_face_cascade_filename())
 faces = detector.detect_multi_scale(
@@ -54,6 +58,7 @@ for face in faces:
     saliency = np.maximum(saliency, np.clip(2 * (1.5 - radius), 0, 1))
 print(f"faces: {len(faces)}, {100 * (saliency > 0.5).mean():.1f} % of the photograph")
 
+# %%
 # 2. Two files of a size.
 plain = io.BytesIO()
 Image.fromarray(photograph).save(plain, "JPEG", quality=QUALITY, optimize=True)
@@ -64,6 +69,7 @@ files = {
 frame = imaging.image_quality(photograph, files, saliency)
 print(frame.round(3).to_string())
 
+# %%
 # 3. Side by side.
 extent = np.nonzero(saliency > 0.5) if len(faces) else (rows, columns)
 top, bottom = extent[0].min(), extent[0].max()

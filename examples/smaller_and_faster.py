@@ -1,4 +1,7 @@
-"""From a trained network to one that is smaller and faster: fewer channels, fitted, trained on.
+"""Smaller and faster
+=====================
+
+From a trained network to one with fewer channels, fitted, then trained on.
 
     python examples/smaller_and_faster.py
 
@@ -44,6 +47,7 @@ def accuracy(model):
 
 print(f"dense: accuracy {accuracy(model):.3f}")
 
+# %%
 # 1. To a budget, without labels: whole groups of channels leave, residual additions included, and
 #    what reads them is fitted to do with the rest.
 alone = keras_saliency.shrink_to(model, flops=0.5, data=x[:512], reconstruct=False)
@@ -53,12 +57,14 @@ print(f"half the operations: accuracy {accuracy(small):.3f} fitted")
 small.fit(x, y, epochs=2, verbose=0)
 print(f"half the operations: accuracy {accuracy(small):.3f} after training on")
 
+# %%
 # 2. Or zeros in whole channels, then a model without them. The outputs stay the same.
 sparse = keras_saliency.sparsify(model, 0.25, data=x[:512], granularity="channel")
 narrow = keras_saliency.shrink(sparse)
 difference = np.abs(sparse.predict(x_test, verbose=0) - narrow.predict(x_test, verbose=0)).max()
 print(f"shrunk: largest difference of an output {difference:.1e}")
 
+# %%
 # 3. What it brought, and a small file that plain Keras loads.
 print(keras_saliency.compare(model, small, x_test[:64]).to_string())
 Path("output").mkdir(exist_ok=True)

@@ -1,4 +1,7 @@
-"""A transformer that learned to read, made smaller without labels and without training.
+"""A smaller transformer
+========================
+
+One that learned to read, made smaller without labels and without training.
 
     python examples/smaller_transformer.py [--small]
 
@@ -27,7 +30,7 @@ from keras import layers
 import keras_saliency
 from keras_saliency.sparsity import count_operations
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--small", action="store_true", help="a few seconds")
 small = parser.parse_args().small
 keras.utils.set_random_seed(0)

@@ -1,4 +1,7 @@
-"""Train a sparse model from scratch, with ``fit`` and with a loop of one's own: digits, seconds.
+"""Train a sparse model from scratch
+====================================
+
+With `fit`, and with a loop of one's own: digits, seconds.
 
 Run it with ``python examples/sparse_training.py``.
 """

@@ -1,4 +1,7 @@
-"""Make a trained model sparse in one line, and see what it costs: scikit-learn's digits, seconds.
+"""Make a trained model sparse in one line
+==========================================
+
+And see what it costs: scikit-learn's digits, seconds.
 
 Run it with ``python examples/sparsify_a_model.py``. Pictures go to ``output/``.
 """

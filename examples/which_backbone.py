@@ -1,4 +1,7 @@
-"""Is it the data or the network, and which backbone fits the data? Answered without fine-tuning.
+"""Is it the data or the network?
+=================================
+
+And which backbone fits the data? Answered without fine-tuning.
 
     python examples/which_backbone.py [--small]
 
@@ -28,7 +31,7 @@ import keras_saliency
 from keras_saliency.complexity import NeighborConfidence, layer_separation, rank_models
 from keras_saliency.visualization import plot_layer_separation
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--small", action="store_true", help="a few seconds")
 small = parser.parse_args().small
 
@@ -62,9 +65,11 @@ def backbone(seed, epochs, classes=range(5)):
     return model
 
 
+# %%
 # 1. The data: a nearest neighbour among the pixels is this often of the same class.
 print(f"separation index of the pixels: {keras_saliency.separation_index(task_x, task_y):.3f}")
 
+# %%
 # 2. The backbones: whose features separate classes that none of them has seen?
 epochs = 1 if small else 15
 models = {
@@ -76,6 +81,7 @@ frame = rank_models(models, task_x, task_y)
 print(frame.to_string(index=False))
 best = models[frame["model"][0]]
 
+# %%
 # 3. Where in the network are they separated?
 separation = {
     name: layer_separation(model, task_x, task_y, max_samples=400) for name, model in models.items()
@@ -84,6 +90,7 @@ print(separation[frame["model"][0]].to_string(index=False))
 Path("output").mkdir(exist_ok=True)
 plot_layer_separation(separation).savefig("output/layer_separation.png", dpi=150)
 
+# %%
 # 4. How sure may one be of a new sample?
 features = keras.Model(best.inputs, best.get_layer("pool").output).predict(task_x, verbose=0)
 half = len(features) // 2
