@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import zlib
+from itertools import chain
 
 import keras
 import numpy as np
@@ -182,7 +183,7 @@ class Refit:
             lists[reads.get(id(kernel.layer))].append(kernel)
         lists = [part for part in lists.values() if part]
         few = -(-len(lists) // PASSES)
-        return [sum(lists[i : i + few], []) for i in range(0, len(lists), few)]
+        return [[*chain(*lists[i : i + few])] for i in range(0, len(lists), few)]
 
     def _progress(self, count):
         from tqdm import tqdm
