@@ -5,10 +5,13 @@ import inspect
 import math
 import numbers
 import reprlib
+from typing import get_args
 
 import numpy as np
 
-DATA_FORMATS = ("channels_last", "channels_first")
+from keras_saliency.typing import DataFormat
+
+DATA_FORMATS = get_args(DataFormat)
 _LARGEST = float(np.finfo("float32").max)
 
 _repr = reprlib.Repr()

@@ -1,6 +1,8 @@
 """Installing and importing the library: what it costs, what it pulls in, what it offers."""
 
 import ast
+import importlib
+import inspect
 import json
 import os
 import re
@@ -59,7 +61,8 @@ def test_no_module_imports_a_backend_or_a_heavy_package_at_its_top():
 
 # Each floor stands on those before it; rooms of one floor do not know each other.
 FLOORS = (
-    {"version", "validation"},
+    {"version", "typing"},
+    {"validation"},
     {"files", "graph", "scale_space"},
     {"layers", "regularizers"},
     {"sparsity", "attribution", "complexity"},
@@ -98,7 +101,8 @@ def imports_of(path):
 def test_dependencies_point_downwards(prefix, floors):
     floor = {room: i for i, rooms in enumerate(floors) for room in rooms}
     root = ROOT.joinpath(*prefix.split(".")[1:])
-    rooms = {path.stem for path in root.iterdir() if not path.stem.startswith("__")}
+    kept = (path for path in root.iterdir() if path.is_dir() or path.suffix == ".py")
+    rooms = {path.stem for path in kept if not path.stem.startswith("__")}
     assert rooms <= set(floor), f"rooms without a floor: {rooms - set(floor)}"
     for room in rooms:
         place = root / room
@@ -116,6 +120,43 @@ def test_every_public_name_exists_and_is_documented():
         value = getattr(keras_saliency, name)
         if name != "__version__":
             assert value.__doc__, f"{name} has no docstring"
+
+
+PACKAGES = ("", ".layers", ".regularizers", ".sparsity.criteria")
+PACKAGES += tuple(f".{name}" for name in keras_saliency._SUBPACKAGES)
+
+
+def own_functions(value):
+    """A public function, or the constructor and public methods of a class but Keras's own ones."""
+    if not inspect.isclass(value):
+        return [value]
+    found = []
+    for cls in value.__mro__:
+        if cls.__module__.startswith("keras_saliency"):
+            foreign = [c for c in cls.__mro__ if not c.__module__.startswith("keras_saliency")]
+            for name, member in vars(cls).items():
+                inherited = any(hasattr(c, name) for c in foreign)
+                if name == "__init__" or not (name.startswith("_") or inherited):
+                    member = getattr(member, "fget", None) or getattr(member, "func", member)
+                    found.append(getattr(member, "__func__", member))
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_signature_is_typed(package):
+    module = importlib.import_module(f"keras_saliency{package}")
+    missing = set()
+    for name in module.__all__:
+        for function in own_functions(getattr(module, name)):
+            if not inspect.isfunction(function) or "<locals>" in function.__qualname__:
+                continue
+            signature = inspect.signature(function)
+            bare = [p.name for p in signature.parameters.values() if p.annotation is p.empty]
+            if signature.return_annotation is signature.empty and function.__name__ != "__init__":
+                bare.append("return")
+            missing |= {f"{function.__qualname__}: {n}" for n in bare if n not in ("self", "cls")}
+    assert not missing
+    assert (ROOT / "py.typed").exists()
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -1,14 +1,20 @@
 """Is a map right? Judges that need no person: frames with a row per input."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import tree
 
 from keras_saliency import validation
 from keras_saliency.attribution.registry import METHODS
-from keras_saliency.attribution.targets import activation_handlers
+from keras_saliency.attribution.targets import Region, activation_handlers
 from keras_saliency.graph.data import read_inputs
 from keras_saliency.graph.functional import functional_of, is_functional
+from keras_saliency.typing import ArrayLike, Data, DataFrame
 
 
 def _single(model, inputs):
@@ -92,7 +98,15 @@ def _classes(target, probabilities):
     return target
 
 
-def deletion_insertion(model, inputs, maps, steps=20, target=None, fill=0.0, batch_size=32):
+def deletion_insertion(
+    model: keras.Model,
+    inputs: Data,
+    maps: ArrayLike,
+    steps: int = 20,
+    target: ArrayLike | Callable[..., Any] | Region | None = None,
+    fill: float | str = 0.0,
+    batch_size: int = 32,
+) -> DataFrame:
     """How fast a class goes when what a map shows is deleted, and comes when it is inserted.
 
     Areas under the probability of a class while the positions of an input, the highest of its map
@@ -172,7 +186,13 @@ def _empty(x, fill):
     return np.full_like(x, validation.number("fill", fill))
 
 
-def average_drop(model, inputs, maps, target=None, batch_size=32):
+def average_drop(
+    model: keras.Model,
+    inputs: Data,
+    maps: ArrayLike,
+    target: ArrayLike | Callable[..., Any] | Region | None = None,
+    batch_size: int = 32,
+) -> DataFrame:
     """What of a class is lost when an input is seen through its map.
 
     Args:
@@ -221,7 +241,7 @@ def average_drop(model, inputs, maps, target=None, batch_size=32):
     return pd.DataFrame({"drop": drop, "increase": seen > whole})
 
 
-def pointing_game(maps, boxes):
+def pointing_game(maps: ArrayLike, boxes: Iterable[Iterable[Sequence[float]]]) -> DataFrame:
     """Whether the highest value of a map lies on an object.
 
     Args:
@@ -273,7 +293,9 @@ def pointing_game(maps, boxes):
     return pd.DataFrame(rows, columns=["hit", "share"])
 
 
-def randomization_check(model, inputs, method="grad_cam", seed=0, **options):
+def randomization_check(
+    model: keras.Model, inputs: Data, method: str = "grad_cam", seed: int = 0, **options: Any
+) -> DataFrame:
     """Whether maps change when the weights do (Adebayo et al., 2018).
 
     The layers are given random weights one after the other, from the top; a method whose maps stay

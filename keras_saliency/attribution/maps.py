@@ -1,6 +1,10 @@
 """Saliency maps: what of an input a model looks at."""
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,26 +22,27 @@ from keras_saliency.attribution.batches import batches_of
 from keras_saliency.attribution.passes import Passes, describe_outputs
 from keras_saliency.attribution.registry import method_named
 from keras_saliency.attribution.resizing import resize
-from keras_saliency.attribution.targets import Target
+from keras_saliency.attribution.targets import Region, Target
 from keras_saliency.graph.data import read_inputs
+from keras_saliency.typing import ArrayLike, Data, Layer
 
 
 def saliency_map(
-    model,
-    inputs,
-    method="grad_cam",
+    model: keras.Model,
+    inputs: Data,
+    method: str = "grad_cam",
     *,
-    target=None,
-    layer=None,
-    reduce="auto",
-    normalize="max",
-    resize=True,
-    logits=True,
-    batch_size=32,
-    seed=0,
-    verbose=False,
-    **options,
-):
+    target: ArrayLike | Callable[..., Any] | Region | None = None,
+    layer: Layer | str | Sequence[Layer | str] | None = None,
+    reduce: str | None = "auto",
+    normalize: str | None = "max",
+    resize: bool = True,
+    logits: bool = True,
+    batch_size: int = 32,
+    seed: int = 0,
+    verbose: bool = False,
+    **options: Any,
+) -> Any:
     """What a model looks at: one map per input, by a method of your choice.
 
     Works on Sequential, Functional, nested and subclassed models, on series, images, volumes and
@@ -139,7 +144,13 @@ def saliency_map(
     return maps[0] if len(maps) == 1 else tree.pack_sequence_as(passes.structure, maps)
 
 
-def input_gradients(model, inputs, target=None, logits=True, batch_size=32):
+def input_gradients(
+    model: keras.Model,
+    inputs: Data,
+    target: ArrayLike | Callable[..., Any] | Region | None = None,
+    logits: bool = True,
+    batch_size: int = 32,
+) -> Any:
     """The derivative of a score by the inputs, on every backend.
 
     Args:

@@ -1,6 +1,10 @@
 """The attribution methods, by name: each is one function and one registration."""
 
+from __future__ import annotations
+
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 from keras_saliency import validation
 
@@ -18,7 +22,9 @@ class Method:
         self.accepted = set(inspect.signature(function).parameters) - {"batch"}
 
 
-def register_method(name, reduce=None, layered=False):
+def register_method(
+    name: str, reduce: str | None = None, layered: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register an attribution method, for `saliency_map(model, inputs, name)`.
 
     Args:

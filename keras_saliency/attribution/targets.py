@@ -1,5 +1,7 @@
 """What a score is: one output of a model for each input, taken before a softmax or sigmoid."""
 
+from __future__ import annotations
+
 import warnings
 
 import keras
@@ -9,6 +11,7 @@ from keras import layers, ops
 from keras_saliency import validation
 from keras_saliency.graph.functional import is_functional
 from keras_saliency.graph.steps import Steps
+from keras_saliency.typing import ArrayLike
 
 _SQUASHING = ("softmax", "sigmoid")
 _PASSING = (layers.Dropout, layers.Reshape, layers.Flatten, layers.ActivityRegularization)
@@ -38,13 +41,13 @@ class Region:
     ```
     """
 
-    def __init__(self, masks, channel):
+    def __init__(self, masks: ArrayLike, channel: int):
         self.masks = validation.array("masks", masks, finite=True).astype("float32")
         self.channel = validation.integer("channel", channel, minimum=0)
         if (self.masks < 0).any():
             raise ValueError("`masks` must not be negative. Received: a smallest value below 0")
 
-    def of(self, count, space):
+    def of(self, count: int, space: tuple[int, ...]) -> np.ndarray:
         """The masks of `count` inputs, whose outputs have the extent `space`."""
         masks = self.masks
         if masks.shape == space:

@@ -1,11 +1,14 @@
 """What the nearest neighbour is worth as a model: `NeighborConfidence`."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from keras_saliency import validation
 from keras_saliency.complexity import reading
 from keras_saliency.complexity.indices import separation_index, smoothness_index
 from keras_saliency.complexity.neighbors import distances_to, nearest
+from keras_saliency.typing import ArrayLike
 
 
 class NeighborConfidence:
@@ -32,7 +35,7 @@ class NeighborConfidence:
     Source: Kalhor (2023), chapter 3.2, confidence and guarantee.
     """
 
-    def __init__(self, x, y=None):
+    def __init__(self, x: ArrayLike, y: ArrayLike | None = None):
         x, y = reading.read(x, y)
         self.x = reading.samples("x", x)
         self.regression = _is_regression(y)
@@ -48,16 +51,16 @@ class NeighborConfidence:
         kind = "smoothness" if self.regression else "separation"
         return f"<NeighborConfidence of {len(self.x)} samples, {kind} {self._confidence:.3f}>"
 
-    def predict(self, x):
+    def predict(self, x: ArrayLike) -> np.ndarray:
         """The label, or the target, of the nearest training sample of each row of `x`."""
         found = self.y[nearest(self._samples(x), self.x)[0][:, 0]]
         return found[:, 0] if self._flat else found
 
-    def confidence(self):
+    def confidence(self) -> float:
         """The separation (for a regression, smoothness) index of the training samples: a float."""
         return self._confidence
 
-    def guaranteed(self, x, uncertainty=0.0):
+    def guaranteed(self, x: ArrayLike, uncertainty: float = 0.0) -> np.ndarray:
         """Whether the predicted label is certain although `x` is measured with an error.
 
         With `dp` the distance to the nearest sample, `dn` to the nearest of another label:
@@ -80,7 +83,7 @@ class NeighborConfidence:
         certain = distances[:, 0] + uncertainty < distances[:, 1] - uncertainty
         return certain & (self._confidence == 1.0)
 
-    def error_bound(self, x, uncertainty=0.0):
+    def error_bound(self, x: ArrayLike, uncertainty: float = 0.0) -> np.ndarray:
         """A bound on the distance of the predicted target to the true one.
 
         It covers all training samples within `d1 + 2 * uncertainty`, with `d1` the distance to the

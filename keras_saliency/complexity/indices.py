@@ -1,16 +1,31 @@
 """Two numbers for how hard data are: the separation index and the smoothness index."""
 
+from __future__ import annotations
+
+from typing import Literal, get_args
+
 import numpy as np
 
 from keras_saliency import validation
 from keras_saliency.complexity import reading
 from keras_saliency.complexity.neighbors import distances_to, nearest
+from keras_saliency.typing import ArrayLike, Data
 
-SEPARATION_KINDS = ("hard", "soft", "anti", "center")
-SMOOTHNESS_KINDS = ("linear", "exponential")
+SeparationKind = Literal["hard", "soft", "anti", "center"]
+SEPARATION_KINDS = get_args(SeparationKind)
+SmoothnessKind = Literal["linear", "exponential"]
+SMOOTHNESS_KINDS = get_args(SmoothnessKind)
 
 
-def separation_index(x, y=None, order=1, kind="hard", *, cross=None, max_samples=None):
+def separation_index(
+    x: Data,
+    y: ArrayLike | None = None,
+    order: int = 1,
+    kind: SeparationKind = "hard",
+    *,
+    cross: tuple[ArrayLike, ArrayLike] | None = None,
+    max_samples: int | None = None,
+) -> float:
     """Of how many samples is the nearest neighbour of the same class: 1 is easy, chance is hard.
 
     Neighbours are the nearest by Euclidean distance, not the sample itself, the lower index on a
@@ -66,7 +81,16 @@ def separation_index(x, y=None, order=1, kind="hard", *, cross=None, max_samples
     return float(share.mean())
 
 
-def smoothness_index(x, y=None, order=1, kind="linear", gamma=1.0, *, cross=None, max_samples=None):
+def smoothness_index(
+    x: Data,
+    y: ArrayLike | None = None,
+    order: int = 1,
+    kind: SmoothnessKind = "linear",
+    gamma: float = 1.0,
+    *,
+    cross: tuple[ArrayLike, ArrayLike] | None = None,
+    max_samples: int | None = None,
+) -> float:
     """How near the target of the nearest neighbour is: the separation index for regression.
 
     A sample scores `(d_max - d) / (d_max - d_min)`, with `d` the distance of its target to that of

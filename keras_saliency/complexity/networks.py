@@ -1,30 +1,35 @@
 """Where a network does its work, and which network suits: separation of features."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 import keras
 import numpy as np
 from keras import tree
 
 from keras_saliency import validation
 from keras_saliency.complexity import reading
-from keras_saliency.complexity.indices import separation_index
+from keras_saliency.complexity.indices import SeparationKind, separation_index
 from keras_saliency.complexity.selection import select_features as select
 from keras_saliency.graph.listening import listening
 from keras_saliency.graph.selection import selected
+from keras_saliency.typing import ArrayLike, Data, DataFrame, Layers
 
 
 def layer_separation(
-    model,
-    x,
-    y=None,
-    layers=None,
+    model: keras.Model,
+    x: Data,
+    y: ArrayLike | None = None,
+    layers: Layers | None = None,
     *,
-    order=1,
-    kind="hard",
-    max_features=1024,
-    max_samples=None,
-    batch_size=64,
-    seed=0,
-):
+    order: int = 1,
+    kind: SeparationKind = "hard",
+    max_features: int | None = 1024,
+    max_samples: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> DataFrame:
     """The separation index of the features behind each layer of a model.
 
     A row for every layer that runs, in the order of their first calls; nested models are opened
@@ -99,8 +104,15 @@ def layer_separation(
 
 
 def rank_models(
-    models, x, y=None, select_features=False, *, max_samples=None, batch_size=64, seed=0
-):
+    models: Mapping[str, keras.Model],
+    x: Data,
+    y: ArrayLike | None = None,
+    select_features: bool = False,
+    *,
+    max_samples: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> DataFrame:
     """Which of several trained networks to fine-tune on these data, without training any.
 
     The better a network's features separate the classes, the less is left to train. The features

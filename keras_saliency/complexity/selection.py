@@ -1,15 +1,25 @@
 """Which features separate the classes: forward selection by the separation index."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from keras_saliency import validation
 from keras_saliency.complexity import reading
 from keras_saliency.complexity.indices import separation_index
+from keras_saliency.typing import ArrayLike, Data
 
 _HELD = 2000  # samples whose distances are held
 
 
-def select_features(x, y=None, max_features=None, *, max_samples=_HELD, seed=0):
+def select_features(
+    x: Data,
+    y: ArrayLike | None = None,
+    max_features: int | None = None,
+    *,
+    max_samples: int | None = _HELD,
+    seed: int = 0,
+) -> list[int]:
     """Choose features one by one, each time the one that raises the separation index most.
 
     It ends where no feature raises it. Each step looks at every feature left, on all pairs of

@@ -1,5 +1,10 @@
 """Deflection and denoising around a classifier, and how well they undo an attack."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
 import numpy as np
 
 from keras_saliency import validation
@@ -8,19 +13,20 @@ from keras_saliency.attribution.judges import probabilities_of
 from keras_saliency.imaging import reading
 from keras_saliency.imaging.deflection import pixel_deflection
 from keras_saliency.imaging.denoising import wavelet_denoise
+from keras_saliency.typing import ArrayLike
 
 
 def defend(
-    model,
-    images,
-    maps="robust_cam",
-    deflections=100,
-    window=10,
-    sigma=0.04,
-    ensemble=10,
-    seed=0,
-    value_range=(0, 1),
-):
+    model: keras.Model,
+    images: ArrayLike,
+    maps: str | ArrayLike | None = "robust_cam",
+    deflections: int = 100,
+    window: int = 10,
+    sigma: float = 0.04,
+    ensemble: int = 10,
+    seed: int | None = 0,
+    value_range: tuple[float, float] = (0, 1),
+) -> tuple[np.ndarray, np.ndarray]:
     """Classify images after pixels were deflected and wavelets denoised, several times over.
 
     An attacker who knows of this defence gets through (Athalye and Carlini, 2018). It is for
@@ -106,7 +112,13 @@ def _limits(value_range, images):
     return low, high
 
 
-def destruction_rate(model, clean, attacked, labels, transform):
+def destruction_rate(
+    model: keras.Model,
+    clean: ArrayLike,
+    attacked: ArrayLike,
+    labels: ArrayLike,
+    transform: Callable[[np.ndarray], ArrayLike],
+) -> float:
     """The share of successful attacks that a transformation undoes.
 
     Of the images that are classified rightly when clean and wrongly when attacked: how many are

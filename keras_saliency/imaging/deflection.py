@@ -1,12 +1,21 @@
 """Pixels that take a neighbour's value (Prakash (2019), section 4.5)."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from keras_saliency import validation
 from keras_saliency.imaging import reading
+from keras_saliency.typing import ArrayLike
 
 
-def pixel_deflection(images, maps=None, deflections=100, window=10, seed=0):
+def pixel_deflection(
+    images: ArrayLike,
+    maps: ArrayLike | None = None,
+    deflections: int = 100,
+    window: int = 10,
+    seed: int | None = 0,
+) -> np.ndarray:
     """Give some pixels of each image the value of a pixel near by.
 
     A classifier hardly sees the difference; noise that was made for it does. Positions are drawn

@@ -1,12 +1,17 @@
 """Noise taken out of images where natural ones have none (Prakash (2019), section 4.7)."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from keras_saliency import validation
 from keras_saliency.imaging import reading
+from keras_saliency.typing import ArrayLike
 
 
-def wavelet_denoise(images, sigma=0.04, wavelet="db1", method="BayesShrink"):
+def wavelet_denoise(
+    images: ArrayLike, sigma: float = 0.04, wavelet: str = "db1", method: str = "BayesShrink"
+) -> np.ndarray:
     """Take noise out of images by soft thresholds of their wavelet coefficients.
 
     Colour images are denoised as YCbCr (Prakash (2019), section 4.7). Needs PyWavelets:

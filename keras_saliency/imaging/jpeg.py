@@ -1,12 +1,16 @@
 """JPEG files that spend their bytes where a map says it matters (Prakash (2019), section 2.4)."""
 
+from __future__ import annotations
+
 import io
+from typing import Literal
 
 import numpy as np
 
 from keras_saliency import validation
 from keras_saliency.imaging import reading
 from keras_saliency.imaging.quality import psnr
+from keras_saliency.typing import ArrayLike, Image
 
 _ORIENTATION = 0x0112
 # What `quality="auto"` tries; `None` leaves the image as it is.
@@ -14,16 +18,16 @@ _RANGES = (None, (30, 70), (20, 60), (20, 90), (10, 50), (10, 90))
 
 
 def semantic_jpeg(
-    image,
-    saliency,
-    levels=5,
-    quality="auto",
-    final_quality=None,
-    size=None,
-    match=50,
-    subsampling="4:2:0",
-    mode="coefficients",
-):
+    image: Image | ArrayLike,
+    saliency: ArrayLike,
+    levels: int = 5,
+    quality: tuple[int, int] | Literal["auto"] = "auto",
+    final_quality: int | None = None,
+    size: int | None = None,
+    match: int = 50,
+    subsampling: str = "4:2:0",
+    mode: str = "coefficients",
+) -> bytes:
     """An ordinary JPEG file, sharper where a map says that it matters.
 
     Each block of 8 x 8 pixels (16 x 16 where colour is subsampled) has a level by its saliency.

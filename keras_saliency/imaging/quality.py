@@ -1,9 +1,15 @@
 """How near two pictures are."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from keras_saliency import validation
 from keras_saliency.imaging import reading
+from keras_saliency.typing import ArrayLike, DataFrame, Image
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, Wang et al. (2003)
 _BORDER = 5  # of the 11 x 11 window
@@ -16,7 +22,11 @@ def psnr(original, other, chosen=None):
     return float(10 * np.log10(255**2 / error)) if error > 0 else float("inf")
 
 
-def image_quality(original, other, saliency=None):
+def image_quality(
+    original: Image | ArrayLike,
+    other: Image | ArrayLike | bytes | Sequence[Any] | Mapping[str, Any],
+    saliency: ArrayLike | None = None,
+) -> DataFrame:
     """How near pictures are to the original: PSNR, PSNR where it matters, SSIM, MS-SSIM.
 
     PSNR-S is the PSNR of the pixels whose saliency exceeds 0.5 (Prakash (2019), section 2.5).

@@ -1,10 +1,14 @@
 """Attention for a model that exists already: a copy of its graph with attention in it."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import inspect
 import typing
 import warnings
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
 
 import keras
 
@@ -14,8 +18,10 @@ from keras_saliency.graph.copying import Copier, same_layer, zip_layers
 from keras_saliency.layers.attention.factory import attention_factory
 from keras_saliency.layers.attention.san import SANAttention
 from keras_saliency.models.placement import as_functional, data_format, is_nested, plan
+from keras_saliency.typing import Attention
 
-PLACEMENTS = ("bottleneck", "full")
+Placement = Literal["bottleneck", "full"]
+PLACEMENTS = get_args(Placement)
 
 
 class Placed(typing.NamedTuple):
@@ -59,7 +65,9 @@ class AttentionReport:
       features: features_attention on (None, 26, 26, 8)
     """
 
-    def __init__(self, placed, left_out, start=None):
+    def __init__(
+        self, placed: Iterable[Placed], left_out: Iterable[LeftOut], start: str | None = None
+    ):
         self.placed = tuple(placed)
         self.left_out = tuple(left_out)
         self.start = start
@@ -76,7 +84,12 @@ class AttentionReport:
     __repr__ = __str__
 
 
-def add_attention(model, attention=SANAttention, placement="bottleneck", **kwargs):
+def add_attention(
+    model: keras.Model,
+    attention: Attention = SANAttention,
+    placement: Placement = "bottleneck",
+    **kwargs: Any,
+) -> keras.Model:
     """Return a copy of a model, weights included, with attention at its bottlenecks or everywhere.
 
     The given model is left as it is. The copy is a functional model of the same inputs, outputs

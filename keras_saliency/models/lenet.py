@@ -1,5 +1,11 @@
 """LeNet-5, G 5.5.2.1."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
 from keras import layers
 
 from keras_saliency import validation
@@ -11,22 +17,24 @@ from keras_saliency.models.assembly import (
     image_input,
     scaled,
 )
+from keras_saliency.models.attach import Placement
+from keras_saliency.typing import Activation, Attention, Shape
 
 
 @validation.checked(padding=validation.one_of("valid", "same"), **TOP)
 def LeNet5(
-    input_shape=(28, 28, 1),
-    num_classes=10,
-    attention=None,
-    placement="bottleneck",
-    attention_kwargs=None,
-    width_multiplier=1.0,
-    padding="valid",
-    include_top=True,
-    pooling=None,
-    classifier_activation="softmax",
-    name="lenet5",
-):
+    input_shape: Shape = (28, 28, 1),
+    num_classes: int = 10,
+    attention: Attention | None = None,
+    placement: Placement = "bottleneck",
+    attention_kwargs: Mapping[str, Any] | None = None,
+    width_multiplier: float = 1.0,
+    padding: str = "valid",
+    include_top: bool = True,
+    pooling: str | None = None,
+    classifier_activation: Activation = "softmax",
+    name: str = "lenet5",
+) -> keras.Model:
     """LeNet-5: two convolutions, each followed by average pooling, and three dense layers.
 
     Every pooling follows a convolution, so that both placements of attention are the same.

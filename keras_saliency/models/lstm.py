@@ -1,25 +1,32 @@
 """LSTM-4, G 5.5.2.4."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 from keras import layers
 
 from keras_saliency import validation
 from keras_saliency.models.assembly import TOP, classifier, finished, scaled
+from keras_saliency.models.attach import Placement
+from keras_saliency.typing import Activation, Attention, Shape
 
 
 @validation.checked(units=validation.whole(), **TOP)
 def LSTM4(
-    input_shape,
-    num_classes,
-    attention=None,
-    placement="bottleneck",
-    attention_kwargs=None,
-    width_multiplier=1.0,
-    units=64,
-    include_top=True,
-    classifier_activation="softmax",
-    name="lstm4",
-):
+    input_shape: Shape,
+    num_classes: int,
+    attention: Attention | None = None,
+    placement: Placement = "bottleneck",
+    attention_kwargs: Mapping[str, Any] | None = None,
+    width_multiplier: float = 1.0,
+    units: int = 64,
+    include_top: bool = True,
+    classifier_activation: Activation = "softmax",
+    name: str = "lstm4",
+) -> keras.Model:
     """LSTM-4: four LSTM layers, average pooling after every two, and a dense output.
 
     The first pooling halves the steps; the second takes the mean over all of them, so that

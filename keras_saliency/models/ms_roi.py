@@ -1,11 +1,14 @@
 """A network that sees every object at once, P 2.3 and 2.5."""
 
+from __future__ import annotations
+
 import keras
 from keras import layers
 
 from keras_saliency import validation
 from keras_saliency.layers.convolution.ms_roi import MSROI as MSROIHead
 from keras_saliency.models.assembly import extents, image_input
+from keras_saliency.typing import Shape, Size
 
 # The smallest extent that pooling leaves, so that objects can be told apart.
 _SMALLEST_MAP = 8
@@ -20,14 +23,14 @@ _WIDEST = 8  # times the filters of the first stage
     name=validation.text,
 )
 def MSROI(
-    input_shape,
-    num_classes,
-    stages=5,
-    filters=16,
-    features=4,
-    batch_normalization=True,
-    name="ms_roi",
-):
+    input_shape: Shape,
+    num_classes: int,
+    stages: int = 5,
+    filters: Size = 16,
+    features: int = 4,
+    batch_normalization: bool = True,
+    name: str = "ms_roi",
+) -> keras.Model:
     """A convolutional network that finds every object of an image in one pass.
 
         [[convolution, ReLU] twice, max pooling] * stages, MS-ROI

@@ -1,5 +1,9 @@
 """Residual attention networks."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
@@ -13,6 +17,7 @@ from keras_saliency.models.assembly import (
     image_input,
     scaled,
 )
+from keras_saliency.typing import Activation, Shape
 
 
 def _activated(x, name):
@@ -38,16 +43,16 @@ def _unit(x, filters, strides, name):
 
 @validation.checked(stem=validation.one_of("imagenet", "small", None), **TOP)
 def ResidualAttentionNetwork(
-    input_shape=(224, 224, 3),
-    num_classes=1000,
-    modules=(1, 1, 1),
-    width_multiplier=1.0,
-    stem=None,
-    include_top=True,
-    pooling=None,
-    classifier_activation="softmax",
-    name="residual_attention_network",
-):
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    modules: Sequence[int] = (1, 1, 1),
+    width_multiplier: float = 1.0,
+    stem: str | None = None,
+    include_top: bool = True,
+    pooling: str | None = None,
+    classifier_activation: Activation = "softmax",
+    name: str = "residual_attention_network",
+) -> keras.Model:
     """Residual attention network: three stages of attention modules, and one without.
 
     The mask branches pool three times in the first stage, twice in the second and once in the

@@ -1,11 +1,14 @@
 """Stacked residual LSTMs that turn one sequence of words into another, and beam search."""
 
+from __future__ import annotations
+
 import keras
 import numpy as np
 from keras import layers
 
 from keras_saliency import validation
 from keras_saliency.layers.recurrent.residual_add import ResidualAdd
+from keras_saliency.typing import ArrayLike
 
 
 def _stack(x, name, depth, residual_every, units, dropout, initial_states=None):
@@ -35,15 +38,15 @@ def _stack(x, name, depth, residual_every, units, dropout, initial_states=None):
     name=validation.text,
 )
 def ResidualLSTM(
-    vocabulary,
-    target_vocabulary=None,
-    depth=4,
-    residual_every=2,
-    units=512,
-    embedding_dim=None,
-    dropout=0.5,
-    name="residual_lstm",
-):
+    vocabulary: int,
+    target_vocabulary: int | None = None,
+    depth: int = 4,
+    residual_every: int | None = 2,
+    units: int = 512,
+    embedding_dim: int | None = None,
+    dropout: float = 0.5,
+    name: str = "residual_lstm",
+) -> keras.Model:
     """Encoder and decoder of stacked LSTMs with residual connections.
 
     The encoder reads a sequence of word numbers, and its last states are the decoder's first
@@ -103,7 +106,14 @@ def ResidualLSTM(
     start=validation.whole(),
     end=validation.whole(),
 )
-def beam_search(model, source, beam_size=5, max_length=20, start=1, end=2):
+def beam_search(
+    model: keras.Model,
+    source: ArrayLike,
+    beam_size: int = 5,
+    max_length: int = 20,
+    start: int = 1,
+    end: int = 2,
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the most probable target sequences of a model, word by word with several in hand.
 
     Source: Prakash (2019), section 7.2.1; I. Sutskever, O. Vinyals, Q. V. Le, NIPS 2014. The score

@@ -1,5 +1,10 @@
 """ResNet-18 and ResNet-50, G 5.5.2.3."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -13,6 +18,8 @@ from keras_saliency.models.assembly import (
     image_input,
     scaled,
 )
+from keras_saliency.models.attach import Placement
+from keras_saliency.typing import Activation, Attention, Shape
 
 _ARGUMENTS = """
     Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", CVPR
@@ -108,18 +115,18 @@ def _resnet(
 
 @validation.checked(stem=validation.one_of("imagenet", "small", None), **TOP)
 def ResNet18(
-    input_shape=(224, 224, 3),
-    num_classes=1000,
-    attention=None,
-    placement="bottleneck",
-    attention_kwargs=None,
-    width_multiplier=1.0,
-    stem=None,
-    include_top=True,
-    pooling=None,
-    classifier_activation="softmax",
-    name="resnet18",
-):
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    attention: Attention | None = None,
+    placement: Placement = "bottleneck",
+    attention_kwargs: Mapping[str, Any] | None = None,
+    width_multiplier: float = 1.0,
+    stem: str | None = None,
+    include_top: bool = True,
+    pooling: str | None = None,
+    classifier_activation: Activation = "softmax",
+    name: str = "resnet18",
+) -> keras.Model:
     """ResNet-18: eight residual blocks of two 3x3 convolutions.
     {arguments}
     Example:
@@ -149,18 +156,18 @@ def ResNet18(
 
 @validation.checked(stem=validation.one_of("imagenet", "small", None), **TOP)
 def ResNet50(
-    input_shape=(224, 224, 3),
-    num_classes=1000,
-    attention=None,
-    placement="bottleneck",
-    attention_kwargs=None,
-    width_multiplier=1.0,
-    stem=None,
-    include_top=True,
-    pooling=None,
-    classifier_activation="softmax",
-    name="resnet50",
-):
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    attention: Attention | None = None,
+    placement: Placement = "bottleneck",
+    attention_kwargs: Mapping[str, Any] | None = None,
+    width_multiplier: float = 1.0,
+    stem: str | None = None,
+    include_top: bool = True,
+    pooling: str | None = None,
+    classifier_activation: Activation = "softmax",
+    name: str = "resnet50",
+) -> keras.Model:
     """ResNet-50: sixteen residual blocks of a 1x1, a 3x3 and a 1x1 convolution.
 
     The layers have the names, shapes and order of `keras.applications.ResNet50`, so that its

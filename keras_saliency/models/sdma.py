@@ -1,10 +1,15 @@
 """Classifiers and forecasters made of SDMA blocks (G 6.4.4.2, 6.5.1)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.saliency_series import SaliencySeries
 from keras_saliency.layers.attention.sdma import SDMACrossAttention
+from keras_saliency.typing import Activation, Shape
 
 _STACKS = ("type1", "type2")
 _SALIENCY = (
@@ -32,19 +37,19 @@ _SALIENCY = (
     name=validation.text,
 )
 def SDMA(  # a function named like the model it makes, as in keras.applications
-    input_shape,
-    num_classes=None,
-    depth=2,
-    stack="type2",
-    units=None,
-    forecast=None,
-    residual="last",
-    highway=True,
-    dropout=0.0,
-    classifier_activation="softmax",
-    name="sdma",
-    **kwargs,
-):
+    input_shape: Shape,
+    num_classes: int | None = None,
+    depth: int = 2,
+    stack: str = "type2",
+    units: int | None = None,
+    forecast: int | None = None,
+    residual: str | None = "last",
+    highway: bool = True,
+    dropout: float = 0.0,
+    classifier_activation: Activation = "softmax",
+    name: str = "sdma",
+    **kwargs: Any,
+) -> keras.Model:
     """Build a network of mutually attending LSTMs on a series and its saliency (G 6.4, fig. 6.10).
 
     The saliency is computed once, inside the model. In a `"type1"` stack the attended series and

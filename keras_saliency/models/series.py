@@ -1,9 +1,14 @@
 """Deep and wide convolutional networks for time series, and what series models share."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
+from keras_saliency.typing import Shape
 
 TASKS = ("classification", "regression", "forecasting")
 POOLINGS = ("average", "maximum")
@@ -78,16 +83,16 @@ def series_output(
     name=validation.text,
 )
 def DeepNet(
-    input_shape,
-    num_classes,
-    filters=(64, 128, 256),
-    convolutions=2,
-    kernel_size=3,
-    batch_norm=True,
-    dropout=0.0,
-    task="classification",
-    name="deep_net",
-):
+    input_shape: Shape,
+    num_classes: int,
+    filters: Sequence[int] = (64, 128, 256),
+    convolutions: int = 2,
+    kernel_size: int = 3,
+    batch_norm: bool = True,
+    dropout: float = 0.0,
+    task: str = "classification",
+    name: str = "deep_net",
+) -> keras.Model:
     """A deep convolutional network for series in the style of VGG, G's baseline without attention.
 
     Stages of small convolutions with maximum pooling by 2 between them; depth gives scale.
@@ -136,16 +141,16 @@ def DeepNet(
     name=validation.text,
 )
 def WideNet(
-    input_shape,
-    num_classes,
-    filters=32,
-    kernel_sizes=(1, 3, 5),
-    depth=3,
-    batch_norm=True,
-    dropout=0.0,
-    task="classification",
-    name="wide_net",
-):
+    input_shape: Shape,
+    num_classes: int,
+    filters: int = 32,
+    kernel_sizes: Sequence[int] = (1, 3, 5),
+    depth: int = 3,
+    batch_norm: bool = True,
+    dropout: float = 0.0,
+    task: str = "classification",
+    name: str = "wide_net",
+) -> keras.Model:
     """A wide convolutional network for series in the style of Inception, G's second baseline.
 
     Each block looks through several windows at once, behind projections of window 1, and through

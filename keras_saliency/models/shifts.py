@@ -1,5 +1,7 @@
 """Shift attention that has been trained, made into shifts."""
 
+from __future__ import annotations
+
 import keras
 
 from keras_saliency.graph.compiling import copy_compile
@@ -7,7 +9,7 @@ from keras_saliency.graph.copying import check_built, same_layer
 from keras_saliency.layers.convolution.shift import ShiftAttention2D
 
 
-def freeze_shifts(model):
+def freeze_shifts(model: keras.Model) -> keras.Model:
     """Make plain shifts and convolutions of window 1 of the shift attention in a trained model.
 
     Every `ShiftAttention2D` gives way to a `ShiftConv2D` of the same name, with the place of each

@@ -1,5 +1,11 @@
 """VGG-16 and VGG-19, G 5.5.2.2."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
 from keras import layers
 
 from keras_saliency import validation
@@ -11,6 +17,8 @@ from keras_saliency.models.assembly import (
     image_input,
     scaled,
 )
+from keras_saliency.models.attach import Placement
+from keras_saliency.typing import Activation, Attention, Shape
 
 _ARGUMENTS = """
     Source: K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
@@ -75,18 +83,18 @@ def _vgg(
 
 @validation.checked(dense_units=validation.whole(), **TOP)
 def VGG16(
-    input_shape=(224, 224, 3),
-    num_classes=1000,
-    attention=None,
-    placement="bottleneck",
-    attention_kwargs=None,
-    width_multiplier=1.0,
-    dense_units=4096,
-    include_top=True,
-    pooling=None,
-    classifier_activation="softmax",
-    name="vgg16",
-):
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    attention: Attention | None = None,
+    placement: Placement = "bottleneck",
+    attention_kwargs: Mapping[str, Any] | None = None,
+    width_multiplier: float = 1.0,
+    dense_units: int = 4096,
+    include_top: bool = True,
+    pooling: str | None = None,
+    classifier_activation: Activation = "softmax",
+    name: str = "vgg16",
+) -> keras.Model:
     """VGG-16: 13 convolutions in five blocks, each followed by max pooling, and 3 dense layers.
     {arguments}
     Example:
@@ -115,18 +123,18 @@ def VGG16(
 
 @validation.checked(dense_units=validation.whole(), **TOP)
 def VGG19(
-    input_shape=(224, 224, 3),
-    num_classes=1000,
-    attention=None,
-    placement="bottleneck",
-    attention_kwargs=None,
-    width_multiplier=1.0,
-    dense_units=4096,
-    include_top=True,
-    pooling=None,
-    classifier_activation="softmax",
-    name="vgg19",
-):
+    input_shape: Shape = (224, 224, 3),
+    num_classes: int = 1000,
+    attention: Attention | None = None,
+    placement: Placement = "bottleneck",
+    attention_kwargs: Mapping[str, Any] | None = None,
+    width_multiplier: float = 1.0,
+    dense_units: int = 4096,
+    include_top: bool = True,
+    pooling: str | None = None,
+    classifier_activation: Activation = "softmax",
+    name: str = "vgg19",
+) -> keras.Model:
     """VGG-19: 16 convolutions in five blocks, each followed by max pooling, and 3 dense layers.
     {arguments}
     Example:

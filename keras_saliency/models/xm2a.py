@@ -1,14 +1,26 @@
 """Networks of XM2A blocks, and the same networks with other attention."""
 
+from __future__ import annotations
+
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.factory import attention_factory
-from keras_saliency.layers.attention.xm2a import DESCRIPTORS, TALKS, VARIANTS
+from keras_saliency.layers.attention.xm2a import (
+    DESCRIPTORS,
+    TALKS,
+    VARIANTS,
+    Descriptor,
+    Talk,
+    Variant,
+)
 from keras_saliency.models.series import POOLINGS, series_input, series_output
+from keras_saliency.typing import Activation, Attention, Shape
 
 
 @validation.checked(
@@ -29,27 +41,27 @@ from keras_saliency.models.series import POOLINGS, series_input, series_output
     name=validation.text,
 )
 def XM2A(
-    input_shape,
-    num_classes=None,
-    depth=6,
-    num_heads=8,
-    key_dim=64,
-    variant="xm2a",
-    talk="scale",
-    task="classification",
-    horizon=None,
-    units=None,
-    residual=True,
-    ff_dim=None,
-    dropout=0.0,
-    attention="xm2a",
-    attention_kwargs=None,
-    mask_value=None,
-    activation="relu",
-    descriptor=None,
-    pooling="average",
-    name=None,
-):
+    input_shape: Shape,
+    num_classes: int | None = None,
+    depth: int = 6,
+    num_heads: int = 8,
+    key_dim: int = 64,
+    variant: Variant = "xm2a",
+    talk: Talk = "scale",
+    task: str = "classification",
+    horizon: int | None = None,
+    units: int | None = None,
+    residual: bool = True,
+    ff_dim: int | None = None,
+    dropout: float = 0.0,
+    attention: Attention = "xm2a",
+    attention_kwargs: Mapping[str, Any] | None = None,
+    mask_value: float | None = None,
+    activation: Activation = "relu",
+    descriptor: Descriptor | None = None,
+    pooling: str = "average",
+    name: str | None = None,
+) -> keras.Model:
     """Stack blocks of `XM2AHeads` into a network for time series (G 7.6).
 
     A block is that of a Transformer encoder: attention, residual sum, layer normalisation, feed-

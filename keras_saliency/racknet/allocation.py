@@ -1,11 +1,18 @@
 """Who gets the kernels: a budget, shared among the layers of the racks (G 3.4.6.1, 3.5.2)."""
 
+from __future__ import annotations
+
 import numbers
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_saliency import validation
+
+if TYPE_CHECKING:
+    from keras_saliency.racknet.statistics import DatasetStatistics
 
 
 def _racknet(clusters, rng):
@@ -141,7 +148,12 @@ def check_strategy(strategy):
     return validation.choice("strategy", strategy, STRATEGIES)
 
 
-def allocate(statistics, budget, strategy="racknet", seed=0):
+def allocate(
+    statistics: DatasetStatistics | Sequence[Sequence[int]],
+    budget: int,
+    strategy: str = "racknet",
+    seed: int | None = 0,
+) -> list[list[int]]:
     """Divides a budget of kernels among the convolutional layers of a network.
 
     The statistics say how many racks there are, how many layers each has, and how many clusters

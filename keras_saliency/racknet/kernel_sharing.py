@@ -1,6 +1,9 @@
 """Keeps the mapping between the kernels of a rack up to date during training (G 3.4.6.2)."""
 
+from __future__ import annotations
+
 import numbers
+from typing import Literal
 
 import keras
 import numpy as np
@@ -37,7 +40,7 @@ def _sharing_layers(model):
     ]
 
 
-def update_kernel_sharing(model):
+def update_kernel_sharing(model: keras.Model) -> int:
     """Maps every sharing kernel of `model` to the most similar one of the layer before it.
 
     Kernels of different depth are compared by the cosine of their means over the input channels.
@@ -114,7 +117,7 @@ class KernelSharingCallback(keras.callbacks.Callback):
     Source: G 3.4.6.2.
     """
 
-    def __init__(self, frequency="epoch"):
+    def __init__(self, frequency: int | Literal["epoch", "batch"] = "epoch"):
         super().__init__()
         whole = isinstance(frequency, numbers.Integral) and not isinstance(frequency, bool)
         named = isinstance(frequency, str) and frequency in ("epoch", "batch")

@@ -1,10 +1,18 @@
 """The class that users call: `RACKNet`."""
 
+from __future__ import annotations
+
 import inspect
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
 
 from keras_saliency import validation
 from keras_saliency.racknet import allocation
 from keras_saliency.racknet.statistics import DatasetStatistics
+from keras_saliency.scale_space.keypoints import Engine
+from keras_saliency.typing import Data, DataFormat, FilePath
 
 _BUDGET = 400
 
@@ -38,24 +46,24 @@ class RACKNet:
     @classmethod
     def analyze(
         cls,
-        dataset,
-        max_images=6000,
-        seed=0,
-        engine="auto",
-        n_jobs=-1,
-        verbose=1,
-        data_format=None,
-        value_range=None,
-        max_octaves=None,
-        contrast_threshold=0.04,
-        min_share=0.01,
-        bin_size=0.01,
-        min_components=2,
-        max_components=8,
-        eps=None,
-        min_samples=2,
-        max_descriptors=2000,
-    ):
+        dataset: Data | FilePath,
+        max_images: int | None = 6000,
+        seed: int = 0,
+        engine: Engine = "auto",
+        n_jobs: int | None = -1,
+        verbose: int = 1,
+        data_format: DataFormat | None = None,
+        value_range: tuple[float, float] | None = None,
+        max_octaves: int | None = None,
+        contrast_threshold: float = 0.04,
+        min_share: float = 0.01,
+        bin_size: float = 0.01,
+        min_components: int = 2,
+        max_components: int = 8,
+        eps: float | None = None,
+        min_samples: int = 2,
+        max_descriptors: int = 2000,
+    ) -> DatasetStatistics:
         """Finds the keypoints of a data set and sums them up.
 
         Images are read, analysed and forgotten chunk by chunk, in parallel: memory does not
@@ -129,8 +137,14 @@ class RACKNet:
 
     @classmethod
     def build(
-        cls, dataset, budget=400, num_classes=None, network="cnn", activation="relu", **kwargs
-    ):
+        cls,
+        dataset: Data | FilePath,
+        budget: int = 400,
+        num_classes: int | None = None,
+        network: str = "cnn",
+        activation: str = "relu",
+        **kwargs: Any,
+    ) -> keras.Model:
         """Designs and builds the network for a data set.
 
         Args:
@@ -195,26 +209,26 @@ class RACKNet:
     @classmethod
     def from_statistics(
         cls,
-        statistics,
-        budget=400,
-        num_classes=None,
-        network="cnn",
-        activation="relu",
-        pooling="average",
-        dropout=0.25,
-        kernel_size=3,
-        strategy="racknet",
-        task="classification",
-        steps=3,
-        share_weights=True,
-        normalization="batch",
-        head="flatten",
-        seed=0,
-        name="racknet",
+        statistics: DatasetStatistics,
+        budget: int = 400,
+        num_classes: int | None = None,
+        network: str = "cnn",
+        activation: str = "relu",
+        pooling: str = "average",
+        dropout: float = 0.25,
+        kernel_size: int | Literal["auto"] | Sequence[Sequence[int]] = 3,
+        strategy: str = "racknet",
+        task: str = "classification",
+        steps: int = 3,
+        share_weights: bool = True,
+        normalization: str | None = "batch",
+        head: str = "flatten",
+        seed: int = 0,
+        name: str = "racknet",
         *,
-        parameters=None,
-        macs=None,
-    ):
+        parameters: int | None = None,
+        macs: int | None = None,
+    ) -> keras.Model:
         """Builds the model that the statistics of a data set describe.
 
         Args:

@@ -1,18 +1,24 @@
 """What the images of a data set say: `DatasetStatistics`."""
 
+from __future__ import annotations
+
 import base64
 import dataclasses
 import math
 import numbers
 import os
 import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from keras_saliency import validation
 from keras_saliency.files import replacing
 from keras_saliency.racknet import storage
 from keras_saliency.racknet.allocation import check_clusters
 from keras_saliency.scale_space.keypoints import ENGINES
+from keras_saliency.typing import DataFormat, DataFrame, Figure, FilePath, Shape
 
 _LARGEST_SIDE = 4096  # pixels of a picture: a file must not unpack into gigabytes
 
@@ -139,7 +145,7 @@ class Sample:
             return b""
 
     @classmethod
-    def from_array(cls, image, keypoints):
+    def from_array(cls, image: np.ndarray, keypoints: Iterable[Sequence[float]]) -> Sample:
         """Packs a uint8 array (height, width) and rows of (x, y, sigma, octave)."""
         packed = base64.b64encode(zlib.compress(image.tobytes(), 9)).decode("ascii")
         rows = tuple(
@@ -148,7 +154,7 @@ class Sample:
         )
         return cls(int(image.shape[0]), int(image.shape[1]), packed, rows)
 
-    def to_array(self):
+    def to_array(self) -> np.ndarray:
         """The picture as a uint8 array (height, width)."""
         import numpy as np
 
@@ -249,16 +255,16 @@ class DatasetStatistics:
     # ---- what the network is made of -------------------------------------------------------
 
     @property
-    def racks(self):
+    def racks(self) -> tuple[Octave, ...]:
         """The octaves that become racks: a tuple of `Octave`."""
         return tuple(octave for octave in self.octaves if octave.components)
 
     @property
-    def clusters(self):
+    def clusters(self) -> tuple[tuple[int, ...], ...]:
         """n_ij: a tuple of racks, each a tuple with the number of clusters per layer."""
         return tuple(tuple(c.clusters for c in octave.components) for octave in self.racks)
 
-    def kernel_sizes(self):
+    def kernel_sizes(self) -> tuple[tuple[int, ...], ...]:
         """Window per layer from the features' scopes (observation 1, G 3.2.1).
 
         The edge is the odd number nearest to `2 * sigma + 1`, with sigma the mean scale of the
@@ -281,7 +287,13 @@ class DatasetStatistics:
     # ---- in and out ----------------------------------------------------------------------
 
     @classmethod
-    def from_counts(cls, clusters, input_shape, num_classes=None, data_format="channels_last"):
+    def from_counts(
+        cls,
+        clusters: Sequence[Sequence[int]],
+        input_shape: Shape,
+        num_classes: int | None = None,
+        data_format: DataFormat = "channels_last",
+    ) -> DatasetStatistics:
         """Statistics from plain numbers, for those who know them.
 
         Args:
@@ -303,7 +315,7 @@ class DatasetStatistics:
         )
         return cls(octaves, check_input_shape(input_shape), num_classes, data_format=data_format)
 
-    def to_json(self, path=None):
+    def to_json(self, path: FilePath | None = None) -> str:
         """Everything as JSON.
 
         Args:
@@ -320,7 +332,7 @@ class DatasetStatistics:
         return text
 
     @classmethod
-    def from_json(cls, path):
+    def from_json(cls, path: FilePath) -> DatasetStatistics:
         """Reads what `to_json` wrote.
 
         Args:
@@ -357,7 +369,7 @@ class DatasetStatistics:
 
     # ---- for people ------------------------------------------------------------------------
 
-    def to_frame(self):
+    def to_frame(self) -> DataFrame:
         """A pandas frame with one row per component.
 
         Columns: `rack` and `layer` (from 0), `octave`, `octave_keypoints`, `octave_sigma`, and
@@ -429,7 +441,7 @@ class DatasetStatistics:
         lines += [f"note: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
-    def plot(self, budget=400, strategy="racknet"):
+    def plot(self, budget: int = 400, strategy: str = "racknet") -> Figure:
         """Draws the statistics and the network they lead to.
 
         Args:

@@ -1,5 +1,7 @@
 """Filters of unit length, softly: norm loss."""
 
+from __future__ import annotations
+
 import keras
 from keras import ops
 
@@ -33,7 +35,7 @@ class NormLoss(keras.regularizers.Regularizer):
     2.0
     """
 
-    def __init__(self, factor=0.01, axis=-1):
+    def __init__(self, factor: float = 0.01, axis: int = -1):
         self.factor = validation.number("factor", factor, 0)
         self.axis = validation.integer("axis", axis, minimum=None)
 

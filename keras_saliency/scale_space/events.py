@@ -1,5 +1,7 @@
 """Temporal events and scale spaces of arrays: what `SaliencySeries` computes, to look at."""
 
+from __future__ import annotations
+
 import dataclasses
 
 import keras
@@ -9,6 +11,8 @@ from keras import ops
 from keras_saliency import validation
 from keras_saliency.scale_space import temporal
 from keras_saliency.scale_space.gaussian import scale_sigmas
+from keras_saliency.scale_space.temporal import Amplitude, Missing
+from keras_saliency.typing import ArrayLike, DataFrame
 
 COLUMNS = ("batch", "variate", "time", "octave", "scale", "sigma", "amplitude")
 
@@ -83,17 +87,17 @@ def _instances(frame):
 
 
 def temporal_events(
-    series,
-    octaves=3,
-    scales=3,
-    sigma0=0.5,
-    contrast_threshold=0.005,
-    theta=1.0,
-    amplitude="mean",
-    cut=False,
-    missing=None,
-    mask=None,
-):
+    series: ArrayLike,
+    octaves: int = 3,
+    scales: int = 3,
+    sigma0: float = 0.5,
+    contrast_threshold: float = 0.005,
+    theta: float = 1.0,
+    amplitude: Amplitude = "mean",
+    cut: bool = False,
+    missing: Missing | None = None,
+    mask: ArrayLike | None = None,
+) -> DataFrame:
     """Find the salient events of time series: extrema over time and scale (G 2.1.2, 6.4.2).
 
     Every variate is smoothed at growing scales, neighbouring scales are subtracted, and a point
@@ -242,7 +246,13 @@ class TemporalScaleSpace:
     sigmas: np.ndarray
 
 
-def temporal_scale_space(series, octaves=3, scales=3, sigma0=0.5, missing=None):
+def temporal_scale_space(
+    series: ArrayLike,
+    octaves: int = 3,
+    scales: int = 3,
+    sigma0: float = 0.5,
+    missing: Missing | None = None,
+) -> TemporalScaleSpace:
     """Smooth time series at growing scales (G 2.1.2.1, 6.4.2.1).
 
     At each octave the series is halved by averaging pairs (2.16); within one, `scales + 3`
@@ -289,7 +299,9 @@ def _planes(settings, series):
     return [base + temporal.smooth_octave(settings, *octave) for octave in octaves]
 
 
-def temporal_extrema(differences, contrast_threshold=0.005, theta=1.0):
+def temporal_extrema(
+    differences: ArrayLike, contrast_threshold: float = 0.005, theta: float = 1.0
+) -> np.ndarray:
     """Mark the extrema of differences of Gaussians over time and scale (G 2.1.2.2, eq. 6.7).
 
     Args:

@@ -1,11 +1,14 @@
 """Soft extrema: how far a value towers over its neighbourhood, as a share in (0, 1]."""
 
+from __future__ import annotations
+
 import itertools
 
 import keras
 from keras import ops
 
 from keras_saliency import validation
+from keras_saliency.typing import DataFormat, Tensor
 
 # A value that is greater than no other; a finite one, lest debugging tools that look for
 # infinities report it.
@@ -17,7 +20,9 @@ _LOWEST = {
 }
 
 
-def soft_extrema(x, neighborhood=3, mask=None, data_format=None):
+def soft_extrema(
+    x: Tensor, neighborhood: int = 3, mask: Tensor = None, data_format: DataFormat | None = None
+) -> Tensor:
     """Return, for every value, the share of its neighbourhood that it is not below.
 
     A local maximum scores 1, a local minimum 1 over the number of neighbours (itself included),

@@ -1,5 +1,7 @@
 """Gaussians on a grid: the kernels and the scales of a 1-D scale space (G 2.1.2.1, 6.4.2.1)."""
 
+from __future__ import annotations
+
 import functools
 import math
 
@@ -26,7 +28,7 @@ def _kernel(variance, tolerance):
 
 
 @validation.checked(sigma=validation.real(0, 1e6), tolerance=validation.real(0, 1, True, True))
-def gaussian_kernel(sigma, tolerance=1e-7):
+def gaussian_kernel(sigma: float, tolerance: float = 1e-7) -> np.ndarray:
     """The discrete analogue of a Gaussian, which holds at small `sigma` too.
 
     A sampled Gaussian of half a step has hardly any width left, and the scales of a first octave
@@ -66,7 +68,7 @@ def kernel_of_variance(variance, tolerance=1e-7):
     scales=validation.whole(1, 100),
     sigma0=validation.real(0, 1e4, above=True),
 )
-def scale_sigmas(octaves=3, scales=3, sigma0=0.5):
+def scale_sigmas(octaves: int = 3, scales: int = 3, sigma0: float = 0.5) -> np.ndarray:
     """Standard deviations of the scale space, in input steps (G equations 6.3 to 6.6).
 
     Args:

@@ -1,11 +1,14 @@
 """SIFT keypoints of images, with two engines that mean the same (G 2.1.1)."""
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from keras_saliency import validation
+from keras_saliency.typing import ArrayLike
 
 # Lowe's constants, which both engines share: three scales per octave from 1.6 on an image that
 # is taken to have a blur of 0.5 and is doubled first.
@@ -19,6 +22,7 @@ _MAX_FACTOR = 8
 _CV_BORDER = 5  # pixels of an octave that OpenCV leaves out at each border
 
 ENGINES = ("opencv", "scikit-image")
+Engine = Literal["auto", "opencv", "scikit-image"]
 
 
 class ImageKeypoints(NamedTuple):
@@ -182,7 +186,12 @@ class KeypointDetector:
     Source: Lowe 2004; G 2.1.1.
     """
 
-    def __init__(self, engine="auto", contrast_threshold=0.04, max_octaves=None):
+    def __init__(
+        self,
+        engine: Engine = "auto",
+        contrast_threshold: float = 0.04,
+        max_octaves: int | None = None,
+    ):
         self.engine = find_engine(engine)
         self.contrast_threshold = validation.number("contrast_threshold", contrast_threshold, 0)
         self.max_octaves = validation.integer("max_octaves", max_octaves, optional=True)
@@ -231,7 +240,12 @@ def enlarge(image):
     return ndimage.zoom(image, factor, order=1, mode="nearest", grid_mode=True), factor
 
 
-def image_keypoints(image, engine="auto", contrast_threshold=0.04, max_octaves=None):
+def image_keypoints(
+    image: ArrayLike,
+    engine: Engine = "auto",
+    contrast_threshold: float = 0.04,
+    max_octaves: int | None = None,
+) -> ImageKeypoints:
     """SIFT keypoints of one image.
 
     A small image is enlarged first (see `enlarge`); the result is in pixels of the image as it

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from typing import Literal, get_args
 
 import numpy as np
 from keras import ops
@@ -22,8 +23,10 @@ from keras.config import backend
 from keras_saliency import validation
 from keras_saliency.scale_space.gaussian import kernel_of_variance
 
-AMPLITUDES = ("mean", "center", "unit", "scale-space")
-MISSING = (None, "interpolate")
+Amplitude = Literal["mean", "center", "unit", "scale-space"]
+AMPLITUDES = get_args(Amplitude)
+Missing = Literal[None, "interpolate"]
+MISSING = get_args(Missing)
 
 # Steps per block. Smaller wastes memory on overlaps, larger wastes products with zeros.
 _BLOCK = 32

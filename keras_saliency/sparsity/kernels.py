@@ -1,5 +1,7 @@
 """The weights of a model that count as edges: what may be masked, what may not, and why."""
 
+from __future__ import annotations
+
 import fnmatch
 from dataclasses import dataclass, field
 
@@ -8,6 +10,7 @@ import keras
 from keras_saliency.graph.selection import matches
 from keras_saliency.graph.symbolic import sublayers
 from keras_saliency.sparsity.registry import find_kernels, find_reason
+from keras_saliency.typing import Layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +75,9 @@ class Kernels:
         return len(self.kernels)
 
 
-def maskable_kernels(model, layers=None, exclude=None):
+def maskable_kernels(
+    model: keras.Model, layers: Layers | None = None, exclude: Layers | None = None
+) -> Kernels:
     """List the weights of a model that may be masked, and the layers that may not, with reasons.
 
     Biases, the weights of normalisation layers, and other weights that are no edges never count.

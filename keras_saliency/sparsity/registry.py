@@ -1,8 +1,14 @@
 """What is known of a layer class: one registry behind both kinds of rules, and the kernels."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import keras
+
+from keras_saliency.typing import Layer
 
 
 class Registry:
@@ -87,7 +93,15 @@ class KernelAxes:
     outputs: tuple
 
 
-def register_significance_rule(layer_class, kernels=None, reason=None):
+def register_significance_rule(
+    layer_class: type | str,
+    kernels: str
+    | Iterable[str]
+    | Mapping[str, Any]
+    | Callable[[Layer], Mapping[str, Any]]
+    | None = None,
+    reason: str | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register how significance walks backwards through a layer class (G 4.4.2, equation 4.8).
 
     A rule is called once for every call of such a layer in the model, with one `call` object:
@@ -204,7 +218,9 @@ def find_reason(layer):
     return _REASONS.find(layer)
 
 
-def register_shrink_rule(layer_class):
+def register_shrink_rule(
+    layer_class: type | str,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register which channels of a layer class go together, for `shrink` and `shrink_to`.
 
     A rule is called once for every call of such a layer in the model, with one `call` object:

@@ -1,6 +1,9 @@
 """What do the attention layers of a model look at?"""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -9,6 +12,7 @@ from keras import ops
 from keras_saliency import validation
 from keras_saliency.graph.discovery import is_attention_layer
 from keras_saliency.layers.attention.san import SANAttention
+from keras_saliency.typing import ArrayLike, Figure, Layer
 
 _COLUMNS = {
     "previous": "layer before\n(mean)",
@@ -22,7 +26,12 @@ _COLUMNS = {
 _SIGNED, _POSITIVE, _MASK = "RdBu_r", "magma", "viridis"
 
 
-def plot_attention(model, image, layers=None, channels=3):
+def plot_attention(
+    model: keras.Model,
+    image: ArrayLike,
+    layers: Layer | str | Sequence[Layer | str] | None = None,
+    channels: int | Sequence[int] = 3,
+) -> Figure:
     """Draw, for one image, how the attention layers of a model come to their masks.
 
     One row per channel, a block of rows per attention layer. For `SANAttention` the columns are

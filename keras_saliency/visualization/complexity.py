@@ -1,7 +1,15 @@
 """Where a network does its work: the separation index from layer to layer."""
 
+from __future__ import annotations
 
-def plot_layer_separation(frame, ax=None):
+from collections.abc import Mapping
+
+from keras_saliency.typing import Axes, DataFrame, Figure
+
+
+def plot_layer_separation(
+    frame: DataFrame | Mapping[str, DataFrame], ax: Axes | None = None
+) -> Figure:
     """The separation index behind each layer, the first at the top (K figures 10 to 12).
 
     Args:

@@ -1,7 +1,11 @@
 """How much filters overlap, layer by layer."""
 
+from __future__ import annotations
 
-def plot_filter_overlap(frame, ax=None):
+from keras_saliency.typing import Axes, DataFrame, Figure
+
+
+def plot_filter_overlap(frame: DataFrame, ax: Axes | None = None) -> Figure:
     """The overlap of every filter with the others of its layer, a column of points per layer.
 
     Args:

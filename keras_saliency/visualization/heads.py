@@ -1,12 +1,25 @@
 """What the heads of an XM2A layer look at, who talks to whom, and what parameters buy."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
 from keras_saliency import validation
+from keras_saliency.layers.attention.xm2a import XM2AHeads
+from keras_saliency.typing import ArrayLike, DataFrame, Figure, Tensor
 
 
-def plot_heads(model, series, layer=None, mask=None, names=None, title=None):
+def plot_heads(
+    model: keras.Model | XM2AHeads,
+    series: ArrayLike,
+    layer: XM2AHeads | str | int | None = None,
+    mask: ArrayLike | None = None,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Figure:
     """Plot where each head of an `XM2AHeads` layer looks in one series, and the pairs of heads.
 
     Three panels: the series; the attention of each head over time, the mean over its kernels of
@@ -101,7 +114,7 @@ def plot_heads(model, series, layer=None, mask=None, names=None, title=None):
     return figure
 
 
-def pair_focus(layer, inputs, mask=None):
+def pair_focus(layer: XM2AHeads, inputs: Tensor, mask: Tensor = None) -> np.ndarray:
     """Return how sharply each pair of heads attends, the mean over kernels of 1 - H(M) / log T.
 
     H(M) is the entropy over time of the mask M of the pair (G 7.8) and T the number of steps: 0 if
@@ -147,7 +160,7 @@ def pair_focus(layer, inputs, mask=None):
     return focus.clip(0, 1)
 
 
-def plot_parameters(results, title=None):
+def plot_parameters(results: DataFrame, title: str | None = None) -> Figure:
     """Plot accuracy against the number of parameters, one point per model (G figure 7.4).
 
     Args:

@@ -1,8 +1,13 @@
 """Pictures of what a model looks at."""
 
+from __future__ import annotations
+
 import inspect
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
 from keras_saliency import validation
@@ -10,11 +15,12 @@ from keras_saliency.attribution import saliency_map
 from keras_saliency.attribution.registry import method_named
 from keras_saliency.attribution.resizing import resize
 from keras_saliency.graph.data import read_inputs
+from keras_saliency.typing import ArrayLike, Data, Figure, Image
 
 _MAP = "inferno"
 
 
-def overlay(image, map, alpha=0.5):
+def overlay(image: Image | ArrayLike, map: ArrayLike, alpha: float = 0.5) -> np.ndarray:
     """Lay a saliency map over its image, in colour.
 
     Args:
@@ -81,8 +87,13 @@ def _rgb(image):
 
 
 def plot_saliency_maps(
-    model, inputs, methods=("grad_cam", "occlusion"), class_names=None, tokens=None, **options
-):
+    model: keras.Model,
+    inputs: Data,
+    methods: Sequence[str] = ("grad_cam", "occlusion"),
+    class_names: Sequence[str] | None = None,
+    tokens: Sequence[Sequence[str]] | None = None,
+    **options: Any,
+) -> Figure:
     """Inputs with what was predicted, and beside each its maps, one column per method.
 
     Args:

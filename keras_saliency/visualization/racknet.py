@@ -1,7 +1,12 @@
 """Pictures of what RACKNet finds in a data set and makes of it."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 from keras_saliency import validation
 from keras_saliency.racknet import DatasetStatistics, allocate
+from keras_saliency.typing import Axes, Figure
 
 
 def _statistics(statistics):
@@ -38,7 +43,7 @@ def _colours(count):
     return matplotlib.colormaps["viridis"](np.linspace(0.1, 0.85, max(count, 1)))
 
 
-def plot_entropies(statistics, ax=None):
+def plot_entropies(statistics: DatasetStatistics, ax: Sequence[Axes] | None = None) -> Figure:
     """How complex are the keypoints? Their entropies per octave, coloured by component.
 
     Args:
@@ -100,7 +105,7 @@ def plot_entropies(statistics, ax=None):
     return figure
 
 
-def plot_keypoints(statistics, ax=None):
+def plot_keypoints(statistics: DatasetStatistics, ax: Sequence[Axes] | None = None) -> Figure:
     """Where are the keypoints? Sample images with a circle of each keypoint's sigma.
 
     Args:
@@ -156,7 +161,12 @@ def _octave_colours():
     return ("tab:orange", "tab:cyan", "tab:pink", "tab:olive", "tab:purple", "tab:red")
 
 
-def plot_design(statistics, budget=400, strategy="racknet", ax=None):
+def plot_design(
+    statistics: DatasetStatistics | Sequence[Sequence[int]],
+    budget: int = 400,
+    strategy: str = "racknet",
+    ax: Axes | None = None,
+) -> Figure:
     """Which network comes out? A bar per convolutional layer, as high as it has kernels.
 
     Args:
@@ -211,7 +221,9 @@ def plot_design(statistics, budget=400, strategy="racknet", ax=None):
     return figure
 
 
-def plot_statistics(statistics, budget=400, strategy="racknet"):
+def plot_statistics(
+    statistics: DatasetStatistics, budget: int = 400, strategy: str = "racknet"
+) -> Figure:
     """Everything in one picture: entropies, keypoints on samples, and the network.
 
     Args:

@@ -1,8 +1,14 @@
 """Pictures of time series, their events and their saliency (G figures 2.4, 6.3 and 6.5)."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from keras_saliency import validation
+from keras_saliency.typing import ArrayLike, DataFrame, Figure
 
 _COLORS = ("#2a6fbb", "#d1495b", "#66a182", "#edae49", "#8d6a9f", "#00798c", "#9c6644", "#555555")
 _GREY = "#3c3c3c"
@@ -43,8 +49,15 @@ def _style(axis):
 
 
 def plot_saliency(
-    series, events=None, saliency=None, sample=0, variates=None, names=None, title=None, **kwargs
-):
+    series: ArrayLike,
+    events: DataFrame | None = None,
+    saliency: ArrayLike | None = None,
+    sample: int = 0,
+    variates: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+    **kwargs: Any,
+) -> Figure:
     """Draw a series with its events and their scopes, and the saliency below (G figure 6.3).
 
     Args:
@@ -184,7 +197,9 @@ def _fade(color):
     return LinearSegmentedColormap.from_list("fade", [(*rgb, 0.0), (*rgb, 0.4)])
 
 
-def plot_scale_space(series, sample=0, variate=0, title=None, **kwargs):
+def plot_scale_space(
+    series: ArrayLike, sample: int = 0, variate: int = 0, title: str | None = None, **kwargs: Any
+) -> Figure:
     """Draw the scale space of one variate as a scalogram, its extrema marked (G figures 2.4, 6.5).
 
     Args:

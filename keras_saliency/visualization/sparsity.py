@@ -1,14 +1,22 @@
 """Pictures of sparse models: what is masked, what it costs, where the weights lie (G 4.2, 4.6)."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
 import numpy as np
 
 from keras_saliency.sparsity.kernels import maskable_kernels
+from keras_saliency.typing import Axes, DataFrame, Figure, Layers
 
 _KEPT_ONLY = "#2a7f3f"
 _GONE_ONLY = "#c0392b"
 
 
-def plot_masks(models, layer, reference=None):
+def plot_masks(
+    models: Mapping[str, keras.Model], layer: str, reference: str | None = None
+) -> Figure:
     """Mask matrices of one layer side by side, a method each (G figure 4.9).
 
     Args:
@@ -81,7 +89,9 @@ def plot_masks(models, layer, reference=None):
     return figure
 
 
-def plot_accuracy(frame, value="accuracy", by="method", ax=None):
+def plot_accuracy(
+    frame: DataFrame, value: str = "accuracy", by: str = "method", ax: Axes | None = None
+) -> Figure:
     """Accuracy against sparsity, a line per method (G figures 4.5 and 4.6).
 
     Args:
@@ -140,7 +150,9 @@ def plot_accuracy(frame, value="accuracy", by="method", ax=None):
     return ax.figure
 
 
-def plot_weights(model, layers=None, bins=101, ax=None):
+def plot_weights(
+    model: keras.Model, layers: Layers | None = None, bins: int = 101, ax: Axes | None = None
+) -> Figure:
     """Distribution of a model's weights; what is masked is marked (G figure 4.2).
 
     Args:
@@ -191,7 +203,7 @@ def plot_weights(model, layers=None, bins=101, ax=None):
     return ax.figure
 
 
-def plot_sensitivity(frame, value=None, ax=None):
+def plot_sensitivity(frame: DataFrame, value: str | None = None, ax: Axes | None = None) -> Figure:
     """How a metric falls as one layer alone gets sparse, a line per layer.
 
     Args:

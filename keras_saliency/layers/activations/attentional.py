@@ -1,11 +1,16 @@
 """Attention as activation: ATAC."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.peers.base import FeatureAttention
 from keras_saliency.layers.normalization.batch import BatchNormalization
+from keras_saliency.typing import Activation
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -59,12 +64,12 @@ class AttentionalActivation(FeatureAttention):
 
     def __init__(
         self,
-        ratio=2,
-        activation="relu",
-        use_bias=False,
-        momentum=0.9,
-        epsilon=1e-5,
-        **kwargs,
+        ratio: int = 2,
+        activation: Activation = "relu",
+        use_bias: bool = False,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        **kwargs: Any,
     ):
         super().__init__(ratio, activation, use_bias=use_bias, **kwargs)
         self.momentum = validation.number("momentum", momentum, 0, 1)

@@ -1,12 +1,17 @@
 """Activations that mix simple ones by trained shares."""
 
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.activations.trained import TrainedActivation
 
-FAMILIES = ("p-e2-relu", "p-sig-ramp")
+Family = Literal["p-e2-relu", "p-sig-ramp"]
+FAMILIES = get_args(Family)
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -61,7 +66,7 @@ class FlexibleActivation(TrainedActivation):
     ```
     """
 
-    def __init__(self, family="p-e2-relu", axis=-1, **kwargs):
+    def __init__(self, family: Family = "p-e2-relu", axis: int | None = -1, **kwargs: Any):
         self.family = validation.choice("family", family, FAMILIES)
         super().__init__(axis, **kwargs)
 

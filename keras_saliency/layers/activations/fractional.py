@@ -1,5 +1,9 @@
 """Activations of fractional order: from softplus over a sigmoid to a bell."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -53,7 +57,14 @@ class FractionalActivation(TrainedActivation):
     0.5
     """
 
-    def __init__(self, order=0.5, step=1.0, terms=8, axis=-1, **kwargs):
+    def __init__(
+        self,
+        order: float = 0.5,
+        step: float = 1.0,
+        terms: int = 8,
+        axis: int | None = -1,
+        **kwargs: Any,
+    ):
         self._initial_order = validation.number("order", order, 0, 2)
         super().__init__(axis, **kwargs)
         self.step = validation.number("step", step, 0, above=True)

@@ -1,9 +1,14 @@
 """Highway layers: a gate decides what is transformed and what is carried on."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
+from keras_saliency.typing import Activation, Constraint, Initializer, Regularizer
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -59,16 +64,16 @@ class Highway(keras.layers.Layer):
 
     def __init__(
         self,
-        units=None,
-        context=False,
-        activation="relu",
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
+        units: int | None = None,
+        context: bool = False,
+        activation: Activation = "relu",
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.units = validation.integer("units", units, optional=True)

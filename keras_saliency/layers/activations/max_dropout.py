@@ -1,5 +1,9 @@
 """Dropout of what is most active."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -42,7 +46,7 @@ class MaxDropout(keras.layers.Layer):
     [[0.0, 1.0, 6.0, 0.0]]
     """
 
-    def __init__(self, rate=0.3, **kwargs):
+    def __init__(self, rate: float = 0.3, **kwargs: Any):
         super().__init__(**kwargs)
         self.rate = validation.number("rate", rate, 0, 1)
         self.supports_masking = True

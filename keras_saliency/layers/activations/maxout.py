@@ -1,7 +1,10 @@
 """Maxout: the largest of several feature maps (Goodfellow et al. 2013; G 3.5.1)."""
 
+from __future__ import annotations
+
 import functools
 import numbers
+from typing import Any
 
 import keras
 from keras import ops
@@ -77,7 +80,7 @@ class Maxout(keras.layers.Layer):
     Source: Goodfellow et al., Maxout networks, ICML 2013, equation 1; G 3.5.1 and 3.5.2.
     """
 
-    def __init__(self, pieces=2, axis=-1, **kwargs):
+    def __init__(self, pieces: int = 2, axis: int = -1, **kwargs: Any):
         super().__init__(**kwargs)
         self.pieces = check_pieces(pieces)
         if isinstance(axis, bool) or not isinstance(axis, numbers.Integral) or axis == 0:

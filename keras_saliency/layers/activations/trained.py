@@ -1,5 +1,9 @@
 """What activations with weights of their own share: one weight for all, or one per channel."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -16,7 +20,7 @@ class TrainedActivation(keras.layers.Layer):
         **kwargs: Arguments of `keras.layers.Layer`.
     """
 
-    def __init__(self, axis=-1, **kwargs):
+    def __init__(self, axis: int | None = -1, **kwargs: Any):
         super().__init__(**kwargs)
         self.axis = validation.integer("axis", axis, minimum=None, optional=True)
         if self.axis == 0:

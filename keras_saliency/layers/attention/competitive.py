@@ -1,13 +1,19 @@
 """Squeeze-and-excitation of a residual that also looks at what it is added to."""
 
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.peers.base import over_space, spatial_mean
 from keras_saliency.layers.normalization.batch import BatchNormalization
+from keras_saliency.typing import Activation, DataFormat
 
-VIEWS = ("pair", "double")
+View = Literal["pair", "double"]
+VIEWS = get_args(View)
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -64,7 +70,14 @@ class CompetitiveSqueezeExcite(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, ratio=16, view="pair", activation="relu", data_format=None, **kwargs):
+    def __init__(
+        self,
+        ratio: int = 16,
+        view: View = "pair",
+        activation: Activation = "relu",
+        data_format: DataFormat | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.ratio = validation.integer("ratio", ratio)
         self.view = validation.choice("view", view, VIEWS)

@@ -1,5 +1,9 @@
 """What multi-head layers on convolutions share: arguments, kernels, checks, configuration."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -7,6 +11,7 @@ from keras_saliency import validation
 from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.attention.start import StartingLayer
 from keras_saliency.layers.precision import wide_dtype
+from keras_saliency.typing import Constraint, Initializer, Regularizer
 
 
 def check_positive(name, value):
@@ -56,19 +61,19 @@ class ConvolutionHeads(StartingLayer):
 
     def __init__(
         self,
-        num_heads=8,
-        key_dim=64,
-        output_dim=None,
-        dropout=0.0,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
+        num_heads: int = 8,
+        key_dim: int = 64,
+        output_dim: int | None = None,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Any,
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self.num_heads = validation.integer("num_heads", num_heads)
@@ -114,17 +119,17 @@ class ConvolutionHeads(StartingLayer):
             name = f"{role}_kernel_{h}"
             setattr(self, name, self._kernel(name, (window, variates, self.key_dim)))
 
-    def head_kernels(self, role):
+    def head_kernels(self, role: str) -> list[keras.Variable]:
         """Return the kernels of a role, one per head: (window, variates, key_dim)."""
         return [getattr(self, f"{role}_kernel_{h}") for h in range(1, self.num_heads + 1)]
 
     @property
-    def wide_dtype(self):
+    def wide_dtype(self) -> str:
         """What is summed over time: float32, or float64 where the layer computes in it."""
         return wide_dtype(self.compute_dtype)
 
     @property
-    def roles(self):
+    def roles(self) -> tuple[str, ...]:
         """What the heads' kernels are for."""
         return ("query", "key", "value")
 

@@ -1,6 +1,11 @@
 """Attention layers by name."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import Any
+
+import keras
 
 from keras_saliency.layers.attention.peers import (
     BAM,
@@ -64,7 +69,7 @@ def attention_factory(name):
     return found
 
 
-def get_attention(name, /, **kwargs):
+def get_attention(name: str, /, **kwargs: Any) -> keras.layers.Layer:
     """Make an attention layer by name.
 
     Args:

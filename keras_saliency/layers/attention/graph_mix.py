@@ -1,11 +1,16 @@
 """Graph convolution between the variates of a series."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.masks import check_mask
+from keras_saliency.typing import ArrayLike
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -60,7 +65,9 @@ class GraphMix(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, adjacency=None, hops=1, rank=10, **kwargs):
+    def __init__(
+        self, adjacency: ArrayLike | None = None, hops: int = 1, rank: int = 10, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         if adjacency is not None:
             adjacency = validation.array("adjacency", adjacency, ranks=(2,), finite=True)

@@ -1,10 +1,15 @@
 """Residual attention: a trunk of residual units times one plus a mask seen from afar."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.normalization.batch import BatchNormalization
+from keras_saliency.typing import DataFormat
 
 
 class ResidualUnit(keras.layers.Layer):
@@ -105,13 +110,13 @@ class ResidualAttention(keras.layers.Layer):
 
     def __init__(
         self,
-        depth=2,
-        outer_units=1,
-        trunk_units=2,
-        mask_units=1,
-        ratio=4,
-        data_format=None,
-        **kwargs,
+        depth: int = 2,
+        outer_units: int = 1,
+        trunk_units: int = 2,
+        mask_units: int = 1,
+        ratio: int = 4,
+        data_format: DataFormat | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.depth = validation.integer("depth", depth)

@@ -1,11 +1,16 @@
 """The saliency series of time series, as a layer without weights."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.precision import wide_dtype
 from keras_saliency.scale_space import temporal
+from keras_saliency.scale_space.temporal import Amplitude, Missing
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -62,15 +67,15 @@ class SaliencySeries(keras.layers.Layer):
 
     def __init__(
         self,
-        octaves=3,
-        scales=3,
-        sigma0=0.5,
-        contrast_threshold=0.005,
-        theta=1.0,
-        amplitude="mean",
-        cut=False,
-        missing=None,
-        **kwargs,
+        octaves: int = 3,
+        scales: int = 3,
+        sigma0: float = 0.5,
+        contrast_threshold: float = 0.005,
+        theta: float = 1.0,
+        amplitude: Amplitude = "mean",
+        cut: bool = False,
+        missing: Missing | None = None,
+        **kwargs: Any,
     ):
         # Half precision would round the series before it is analysed.
         super().__init__(**{"autocast": False, **kwargs})

@@ -1,18 +1,31 @@
 """SAN: attention to the extrema of what a layer changed in its input."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.graph.discovery import find_features
 from keras_saliency.layers.attention.alignment import align, alignment
-from keras_saliency.layers.attention.start import StartingLayer
+from keras_saliency.layers.attention.start import Start, StartingLayer
 from keras_saliency.layers.convolution.depthwise import convolve_depthwise
 from keras_saliency.scale_space.extrema import (
     expand_mask,
     extrema_share,
     spatial_axes,
     standardize_neighborhood,
+)
+from keras_saliency.typing import (
+    Activation,
+    Constraint,
+    DataFormat,
+    Initializer,
+    Regularizer,
+    Size,
+    Tensor,
 )
 
 _HOW_TO_PASS = (
@@ -110,24 +123,24 @@ class SANAttention(StartingLayer):
 
     def __init__(
         self,
-        kernel_size=3,
-        dilation_rate=1,
-        neighborhood=3,
-        absolute=True,
-        align_channels=True,
-        extrema=True,
-        smoothing="conv",
-        activation=None,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        data_format=None,
-        start="paper",
-        **kwargs,
+        kernel_size: Size = 3,
+        dilation_rate: Size = 1,
+        neighborhood: int = 3,
+        absolute: bool = True,
+        align_channels: bool = True,
+        extrema: bool = True,
+        smoothing: str | None = "conv",
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        data_format: DataFormat | None = None,
+        start: Start = "paper",
+        **kwargs: Any,
     ):
         super().__init__(start, **kwargs)
         self.kernel_size = _window("kernel_size", kernel_size)
@@ -273,7 +286,7 @@ class SANAttention(StartingLayer):
             output = self._through_gate(inputs[0], inputs[0] * scores)
         return (output, scores) if return_attention_scores else output
 
-    def stages(self, inputs, mask=None):
+    def stages(self, inputs: Tensor, mask: Tensor = None) -> dict[str, Tensor]:
         """Return what the layer computes on the way, for inspection.
 
         Args:

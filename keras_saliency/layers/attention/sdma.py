@@ -1,5 +1,9 @@
 """Mutual attention between a series and its saliency (G 6.4.4)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import initializers, ops
 
@@ -7,6 +11,8 @@ from keras_saliency import validation
 from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.attention.saliency_series import SaliencySeries
 from keras_saliency.layers.attention.start import StartingLayer
+from keras_saliency.scale_space.temporal import Amplitude, Missing
+from keras_saliency.typing import Activation, Constraint, Initializer, Regularizer
 
 _RECURRENT = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 
@@ -76,35 +82,35 @@ class SDMACrossAttention(StartingLayer):
 
     def __init__(
         self,
-        units,
-        mutual=True,
-        recurrent="lstm",
-        return_sequences=True,
-        return_branches=False,
-        octaves=3,
-        scales=3,
-        sigma0=0.5,
-        contrast_threshold=0.005,
-        theta=1.0,
-        amplitude="mean",
-        cut=False,
-        missing=None,
-        activation="tanh",
-        recurrent_activation="sigmoid",
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        recurrent_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        recurrent_constraint=None,
-        bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        seed=None,
-        **kwargs,
+        units: int,
+        mutual: bool = True,
+        recurrent: str = "lstm",
+        return_sequences: bool = True,
+        return_branches: bool = False,
+        octaves: int = 3,
+        scales: int = 3,
+        sigma0: float = 0.5,
+        contrast_threshold: float = 0.005,
+        theta: float = 1.0,
+        amplitude: Amplitude = "mean",
+        cut: bool = False,
+        missing: Missing | None = None,
+        activation: Activation = "tanh",
+        recurrent_activation: Activation = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        recurrent_initializer: Initializer = "orthogonal",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        recurrent_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        recurrent_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
     ):
         # The series reaches its analysis in full precision; the branches cast for themselves.
         super().__init__(**{"autocast": False, **kwargs})

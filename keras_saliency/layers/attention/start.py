@@ -1,12 +1,17 @@
 """How an attention layer starts: as its paper prints it, or as the identity."""
 
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.precision import wide_dtype
 
-STARTS = ("paper", "identity")
+Start = Literal["paper", "identity"]
+STARTS = get_args(Start)
 
 
 class StartingLayer(keras.layers.Layer):
@@ -22,13 +27,13 @@ class StartingLayer(keras.layers.Layer):
         **kwargs: Arguments of `keras.layers.Layer`.
     """
 
-    def __init__(self, start="paper", **kwargs):
+    def __init__(self, start: Start = "paper", **kwargs: Any):
         super().__init__(**kwargs)
         self.start = validation.choice("start", start, STARTS)
         self.start_gate = None
 
     @property
-    def starts_as_identity(self):
+    def starts_as_identity(self) -> bool:
         return self.start == "identity"
 
     def _last(self, initializer):

@@ -1,6 +1,9 @@
 """XM2A: multi-scale attention heads that talk to each other, at a cost linear in time."""
 
+from __future__ import annotations
+
 import math
+from typing import Any, Literal, get_args
 
 import keras
 from keras import ops
@@ -12,11 +15,16 @@ from keras_saliency.layers.attention.convolution_heads import (
     check_series_mask,
     convolve,
 )
+from keras_saliency.typing import Constraint, Initializer, Regularizer, Tensor
 
-VARIANTS = ("xm2a", "msmsa", "exp", "pool", "exp-pool", "hybrid")
-TALKS = ("scale", "self", "input")
-DESCRIPTORS = ("average", "maximum")
-NORMALIZATIONS = ("layer", "batch", None)
+Variant = Literal["xm2a", "msmsa", "exp", "pool", "exp-pool", "hybrid"]
+VARIANTS = get_args(Variant)
+Talk = Literal["scale", "self", "input"]
+TALKS = get_args(Talk)
+Descriptor = Literal["average", "maximum"]
+DESCRIPTORS = get_args(Descriptor)
+Normalization = Literal["layer", "batch", None]
+NORMALIZATIONS = get_args(Normalization)
 
 
 def head_windows(variant, num_heads):
@@ -271,26 +279,26 @@ class XM2AHeads(ConvolutionHeads):
 
     def __init__(
         self,
-        num_heads=8,
-        key_dim=64,
-        variant="xm2a",
-        talk="scale",
-        descriptor="average",
-        normalization="layer",
-        output_dim=None,
-        share_projections=False,
-        dropout=0.0,
-        use_bias=True,
-        epsilon=1e-6,
-        remat=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
+        num_heads: int = 8,
+        key_dim: int = 64,
+        variant: Variant = "xm2a",
+        talk: Talk = "scale",
+        descriptor: Descriptor = "average",
+        normalization: Normalization = "layer",
+        output_dim: int | None = None,
+        share_projections: bool = False,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        epsilon: float = 1e-6,
+        remat: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Any,
     ):
         super().__init__(
             num_heads,
@@ -351,7 +359,7 @@ class XM2AHeads(ConvolutionHeads):
             )
 
     @property
-    def roles(self):
+    def roles(self) -> tuple[str, ...]:
         return ("value",) if self.share_projections else ("value", "query", "key")
 
     def call(self, inputs, mask=None, training=None, return_attention_scores=False):
@@ -368,7 +376,7 @@ class XM2AHeads(ConvolutionHeads):
         scores = ops.transpose(masks / count[..., None], (0, 2, 1, 3))
         return output, ops.cast(scores, self.compute_dtype)
 
-    def describe(self, inputs, mask=None):
+    def describe(self, inputs: Tensor, mask: Tensor = None) -> tuple[Tensor, Tensor]:
         """Return what the heads tell each other: their queries and keys (G 7.5, 7.6).
 
         Args:

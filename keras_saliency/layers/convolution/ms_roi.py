@@ -1,11 +1,16 @@
 """MS-ROI: a head with feature maps of its own for every class, that finds every object at once."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.precision import wide_dtype
+from keras_saliency.typing import Constraint, DataFormat, Initializer, Regularizer, Size
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -62,18 +67,18 @@ class MSROI(keras.layers.Layer):
 
     def __init__(
         self,
-        num_classes,
-        features=4,
-        kernel_size=3,
-        data_format=None,
-        kernel_initializer="he_normal",
-        bias_initializer="zeros",
-        logit_bias_initializer=None,
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
+        num_classes: int,
+        features: int = 4,
+        kernel_size: Size = 3,
+        data_format: DataFormat | None = None,
+        kernel_initializer: Initializer = "he_normal",
+        bias_initializer: Initializer = "zeros",
+        logit_bias_initializer: Initializer | None = None,
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.num_classes = validation.integer("num_classes", num_classes)

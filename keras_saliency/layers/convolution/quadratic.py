@@ -1,9 +1,14 @@
 """Convolution by quadratic neurons: CQNN."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
+from keras_saliency.typing import Activation, Constraint, DataFormat, Initializer, Regularizer, Size
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -49,16 +54,16 @@ class QuadraticConv2D(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size=3,
-        strides=1,
-        padding="same",
-        data_format=None,
-        activation=None,
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
-        kernel_constraint=None,
-        **kwargs,
+        filters: int,
+        kernel_size: Size = 3,
+        strides: Size = 1,
+        padding: str = "same",
+        data_format: DataFormat | None = None,
+        activation: Activation = None,
+        kernel_initializer: Initializer = "glorot_uniform",
+        kernel_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.filters = validation.integer("filters", filters)

@@ -1,11 +1,17 @@
 """Convolutions that learn to be shifts: shift attention, and the shifts it ends in."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.precision import wide_dtype
+from keras_saliency.typing import Activation, Constraint, DataFormat, Initializer, Regularizer, Size
 
 
 class _Convolution(keras.layers.Layer):
@@ -13,17 +19,17 @@ class _Convolution(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        data_format=None,
-        activation=None,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
+        filters: int,
+        data_format: DataFormat | None = None,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.filters = validation.integer("filters", filters)
@@ -121,12 +127,12 @@ class ShiftAttention2D(_Convolution):
 
     def __init__(
         self,
-        filters,
-        kernel_size=3,
-        decay_steps=1000,
-        initial_temperature=6.7,
-        final_temperature=0.02,
-        **kwargs,
+        filters: int,
+        kernel_size: Size = 3,
+        decay_steps: int = 1000,
+        initial_temperature: float = 6.7,
+        final_temperature: float = 0.02,
+        **kwargs: Any,
     ):
         super().__init__(filters, **kwargs)
         self.kernel_size = validation.pair("kernel_size", kernel_size)
@@ -195,7 +201,7 @@ class ShiftAttention2D(_Convolution):
         x = ops.cast(x, self.compute_dtype)
         return ops.moveaxis(x, -1, 1) if first else x
 
-    def frozen(self):
+    def frozen(self) -> tuple[ShiftConv2D, list[np.ndarray]]:
         """Return the plain shifts and the kernel that the layer ends in.
 
         Returns:
@@ -264,7 +270,7 @@ class ShiftConv2D(_Convolution):
     [1.0, 2.0, 0.0]
     """
 
-    def __init__(self, filters, shifts, **kwargs):
+    def __init__(self, filters: int, shifts: Sequence[Sequence[int]], **kwargs: Any):
         super().__init__(filters, **kwargs)
         pairs = [validation.items("shifts", pair) for pair in validation.items("shifts", shifts)]
         if not pairs or any(len(pair) != 2 for pair in pairs):

@@ -1,12 +1,18 @@
 """Transforms of whole feature maps by trained matrices that begin as cosines."""
 
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_saliency import validation
+from keras_saliency.typing import Constraint, DataFormat, Initializer, Regularizer
 
-TRANSFORMS = ("dct", "inverse_dct", "dft", "random")
+Transform = Literal["dct", "inverse_dct", "dft", "random"]
+TRANSFORMS = get_args(Transform)
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -62,13 +68,13 @@ class SpectralTransform2D(keras.layers.Layer):
 
     def __init__(
         self,
-        transform="dct",
-        parts="polar",
-        data_format=None,
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
-        kernel_constraint=None,
-        **kwargs,
+        transform: Transform = "dct",
+        parts: str = "polar",
+        data_format: DataFormat | None = None,
+        kernel_initializer: Initializer = "glorot_uniform",
+        kernel_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.transform = validation.choice("transform", transform, TRANSFORMS)

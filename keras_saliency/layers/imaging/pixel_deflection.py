@@ -1,9 +1,14 @@
 """Pixels that take a neighbour's value, inside a model."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
+from keras_saliency.typing import DataFormat
 
 # Halvings that find a place among so many pixels, where the extent is not known beforehand.
 _MOST_HALVINGS = 31
@@ -49,7 +54,14 @@ class PixelDeflection(keras.layers.Layer):
     True
     """
 
-    def __init__(self, deflections=100, window=10, seed=None, data_format=None, **kwargs):
+    def __init__(
+        self,
+        deflections: int = 100,
+        window: int = 10,
+        seed: int | keras.random.SeedGenerator | None = None,
+        data_format: DataFormat | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.deflections = validation.integer("deflections", deflections, 0)
         self.window = validation.integer("window", window)

@@ -5,13 +5,18 @@ While a masked layer's `call` runs, the attribute that holds its kernel answers 
 layer is Keras's layer, down to the last bit when its mask is all ones.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import threading
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_saliency.typing import ArrayLike
 
 # The masked kernels that are in force in this thread: {(id of a layer, attribute): tensor}. They
 # belong to a call, not to a layer, so that two threads may call one layer (distribution
@@ -197,22 +202,22 @@ class MaskedKernels(keras.layers.Layer):
             if variable.constraint is not None:
                 variable.constraint = MaskedConstraint(variable.constraint, mask)
 
-    def kernel_variable(self, name):
+    def kernel_variable(self, name: str) -> keras.Variable:
         """The variable behind the kernel attribute `name` (LoRA makes `kernel` a sum)."""
         variable = getattr(self, f"_{name}", None)
         return getattr(self, name) if variable is None else variable
 
     @property
-    def masks(self):
+    def masks(self) -> dict[str, keras.Variable]:
         """Dict from kernel attribute to its mask variable; empty before `build`."""
         found = {name: self.__dict__.get(mask_attribute(name)) for name in self.kernels}
         return {name: mask for name, mask in found.items() if mask is not None}
 
-    def kernel_masks(self):
+    def kernel_masks(self) -> list[tuple[keras.Variable, keras.Variable]]:
         """List of `(kernel variable, mask variable)` pairs."""
         return [(self.kernel_variable(name), mask) for name, mask in self.masks.items()]
 
-    def set_mask(self, mask, kernel=None):
+    def set_mask(self, mask: ArrayLike, kernel: str | None = None) -> None:
         """Set the mask of a kernel.
 
         Args:
@@ -246,7 +251,7 @@ class MaskedKernels(keras.layers.Layer):
         variable.assign(value.astype(bool))
 
     @contextlib.contextmanager
-    def masking(self):
+    def masking(self) -> Iterator[None]:
         """While open, the kernel attributes answer with the masked kernels."""
         active = _active()
         mine = []

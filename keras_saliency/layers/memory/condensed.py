@@ -1,10 +1,15 @@
 """Key-value memories read in several hops, with what earlier hops found condensed."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.precision import wide_dtype
+from keras_saliency.typing import Constraint, Initializer, Regularizer
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -70,14 +75,14 @@ class CondensedMemory(keras.layers.Layer):
 
     def __init__(
         self,
-        units,
-        hops=3,
-        condense="project",
-        addressing="softmax",
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
-        kernel_constraint=None,
-        **kwargs,
+        units: int,
+        hops: int = 3,
+        condense: str | None = "project",
+        addressing: str = "softmax",
+        kernel_initializer: Initializer = "glorot_uniform",
+        kernel_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.units = validation.integer("units", units)

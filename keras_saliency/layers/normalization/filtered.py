@@ -1,5 +1,9 @@
 """Batch normalization whose statistics leave outliers out."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -49,7 +53,7 @@ class FilteredBatchNormalization(BatchNormalization):
     ```
     """
 
-    def __init__(self, threshold=3.0, **kwargs):
+    def __init__(self, threshold: float = 3.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.threshold = validation.number("threshold", threshold, 1, above=True)
         if self.synchronized:

@@ -1,5 +1,9 @@
 """Normalization of weights in place of activations: WeightAlign."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -53,7 +57,7 @@ class WeightAlign(keras.layers.Wrapper):
     ```
     """
 
-    def __init__(self, layer, epsilon=1e-5, **kwargs):
+    def __init__(self, layer: keras.layers.Layer, epsilon: float = 1e-5, **kwargs: Any):
         known = (
             keras.layers.Dense,
             keras.layers.Conv1D,

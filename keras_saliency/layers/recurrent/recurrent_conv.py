@@ -1,6 +1,9 @@
 """Recurrent convolution of Liang and Hu, with weights shared between layers of a rack."""
 
+from __future__ import annotations
+
 import numbers
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,6 +12,15 @@ from keras import ops
 from keras_saliency import validation
 from keras_saliency.layers.activations.maxout import check_pieces, maxout, maxout_channels
 from keras_saliency.layers.precision import wide_dtype
+from keras_saliency.typing import (
+    Activation,
+    Constraint,
+    DataFormat,
+    Initializer,
+    Regularizer,
+    Size,
+    Tensor,
+)
 
 # Local response normalisation with the constants of Liang and Hu, section 3.2.
 _LRN_ALPHA, _LRN_BETA = 0.001, 0.75
@@ -90,30 +102,30 @@ class RecurrentConv2D(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size=3,
-        steps=3,
-        strides=1,
-        padding="same",
-        data_format=None,
-        dilation_rate=1,
-        recurrent_kernel_size=None,
-        pieces=1,
-        normalization=None,
-        activation="relu",
-        use_bias=True,
-        return_pattern=False,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        recurrent_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        recurrent_constraint=None,
-        bias_constraint=None,
-        **kwargs,
+        filters: int,
+        kernel_size: Size = 3,
+        steps: int = 3,
+        strides: Size = 1,
+        padding: str = "same",
+        data_format: DataFormat | None = None,
+        dilation_rate: Size = 1,
+        recurrent_kernel_size: Size | None = None,
+        pieces: int = 1,
+        normalization: str | None = None,
+        activation: Activation = "relu",
+        use_bias: bool = True,
+        return_pattern: bool = False,
+        kernel_initializer: Initializer = "glorot_uniform",
+        recurrent_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        recurrent_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        recurrent_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Any,
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self.filters = check_pieces(filters, "filters")
@@ -226,7 +238,7 @@ class RecurrentConv2D(keras.layers.Layer):
 
     # ---- the mathematics -------------------------------------------------------------------
 
-    def shared_kernel(self, pattern=None):
+    def shared_kernel(self, pattern: Tensor = None) -> Tensor:
         """The feed-forward kernel in use: its own, or with the mapped patterns of `pattern`."""
         kernel = ops.convert_to_tensor(self.kernel)
         if pattern is None:

@@ -1,5 +1,9 @@
 """A residual of another width."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -34,7 +38,7 @@ class ResidualAdd(keras.layers.Layer):
     [[2.0, 2.0, 1.0]]
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.supports_masking = True
 

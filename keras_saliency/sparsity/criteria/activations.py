@@ -1,8 +1,11 @@
 """What a channel's features are like on data."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from keras_saliency.sparsity.criteria.criterion import ChannelCriterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 
 
 @register
@@ -12,7 +15,7 @@ class Activation(ChannelCriterion):
     name = "activation"
     needs = "x"
 
-    def channels(self, kernel):
+    def channels(self, kernel: MeasuredKernel) -> np.ndarray:
         return kernel.by_units(np.abs(kernel.activations).mean((0, 1), dtype="float64"))
 
 
@@ -23,7 +26,7 @@ class APoZ(ChannelCriterion):
     name = "apoz"
     needs = "x"
 
-    def channels(self, kernel):
+    def channels(self, kernel: MeasuredKernel) -> np.ndarray:
         return kernel.by_units((kernel.activations != 0).mean((0, 1), dtype="float64"))
 
 
@@ -50,7 +53,7 @@ class MajorityVote(ChannelCriterion):
     name = "majority_vote"
     needs = "x"
 
-    def channels(self, kernel):
+    def channels(self, kernel: MeasuredKernel) -> np.ndarray:
         strength = np.abs(kernel.activations).mean(1, dtype="float64")
         votes = strength > np.median(strength, axis=1, keepdims=True)
         return kernel.by_units(votes.mean(0))
@@ -68,7 +71,7 @@ class HRank(ChannelCriterion):
     needs = "x"
     images = 256
 
-    def channels(self, kernel):
+    def channels(self, kernel: MeasuredKernel) -> np.ndarray:
         maps = kernel.activations[: self.images]
         samples, positions, channels = maps.shape
         rows = _rows(kernel, positions)

@@ -1,9 +1,12 @@
 """The factor of the batch norm behind a layer."""
 
+from __future__ import annotations
+
 import numpy as np
 from keras import ops
 
 from keras_saliency.sparsity.criteria.criterion import ChannelCriterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 
 
 @register
@@ -12,7 +15,7 @@ class BNScale(ChannelCriterion):
 
     name = "bn_scale"
 
-    def channels(self, kernel):
+    def channels(self, kernel: MeasuredKernel) -> np.ndarray:
         norm = kernel.norm
         if norm is None or norm.gamma is None:
             raise ValueError(

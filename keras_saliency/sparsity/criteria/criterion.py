@@ -1,7 +1,13 @@
 """What a criterion is, and the register of their names."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
 import numpy as np
 
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 from keras_saliency.sparsity.criteria.scores import HeldScores
 
 _CRITERIA = {}
@@ -48,7 +54,7 @@ class Criterion:
     channels_only = False
     within_outputs = False
 
-    def prepare(self, kernels, count):
+    def prepare(self, kernels: Sequence[MeasuredKernel], count: int) -> None:
         """Called once, before any kernel is scored.
 
         Args:
@@ -56,7 +62,7 @@ class Criterion:
             count: How many edges will go, over all kernels.
         """
 
-    def edges(self, kernel):
+    def edges(self, kernel: MeasuredKernel) -> np.ndarray:
         """Scores of the edges of one kernel.
 
         Args:
@@ -67,7 +73,7 @@ class Criterion:
         """
         raise NotImplementedError(f"{type(self).__name__} has no method `edges`.")
 
-    def channels(self, kernel):
+    def channels(self, kernel: MeasuredKernel) -> np.ndarray:
         """Scores of the output channels of one kernel: by default the sums of its edges.
 
         Args:
@@ -78,7 +84,7 @@ class Criterion:
         """
         return kernel.by_channel(np.asarray(self.edges(kernel), "float64")).sum(0)
 
-    def scores(self, kernel):
+    def scores(self, kernel: MeasuredKernel) -> Any:
         """The edges' scores as an object with `size`, `blocks()` and `array()`."""
         edges = np.asarray(self.edges(kernel), "float64")
         if edges.shape != kernel.shape:
@@ -90,7 +96,7 @@ class Criterion:
             edges = np.where(kernel.mask, edges, min(edges.min(), 0.0))
         return HeldScores(_checked(edges, self.label, kernel))
 
-    def channel_scores(self, kernel):
+    def channel_scores(self, kernel: MeasuredKernel) -> np.ndarray:
         """The channels' scores, checked."""
         channels = np.asarray(self.channels(kernel), "float64").reshape(-1)
         if channels.size != kernel.outputs_count:
@@ -102,7 +108,7 @@ class Criterion:
         return _checked(channels, self.label, kernel)
 
     @property
-    def label(self):
+    def label(self) -> str:
         return self.name or type(self).__name__
 
 
@@ -111,14 +117,19 @@ class ChannelCriterion(Criterion):
 
     channels_only = True
 
-    def edges(self, kernel):
+    def edges(self, kernel: MeasuredKernel) -> np.ndarray:
         raise ValueError(
             f"`method={self.label!r}` scores whole channels. Pass granularity='channel', or take "
             "method='isparse' for edges."
         )
 
-    def channels(self, kernel):
+    def channels(self, kernel: MeasuredKernel) -> np.ndarray:
         raise NotImplementedError(f"{type(self).__name__} has no method `channels`.")
+
+
+# What `method=` takes: a name, an object, a class, or a function of a `MeasuredKernel`.
+Method: TypeAlias = str | Criterion | type[Criterion] | Callable[..., Any]
+C = TypeVar("C", bound=type[Criterion])
 
 
 class _Function(Criterion):
@@ -132,7 +143,7 @@ class _Function(Criterion):
         return self.function(kernel)
 
 
-def register(criterion):
+def register(criterion: C) -> C:
     """Make the `name` of a subclass of `Criterion` a value of `method=`.
 
     Args:

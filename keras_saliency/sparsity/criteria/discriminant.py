@@ -1,8 +1,11 @@
 """What a channel adds to telling the classes apart."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from keras_saliency.sparsity.criteria.criterion import ChannelCriterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 
 
 @register
@@ -19,10 +22,10 @@ class Discriminant(ChannelCriterion):
     name = "discriminant"
     needs = "xy"
 
-    def __init__(self, ridge=1e-2):
+    def __init__(self, ridge: float = 1e-2):
         self.ridge = ridge
 
-    def channels(self, kernel):
+    def channels(self, kernel: MeasuredKernel) -> np.ndarray:
         features = kernel.activations.mean(1, dtype="float64")
         labels = kernel.labels[: len(features)]
         features = features - features.mean(0)

@@ -1,6 +1,11 @@
 """Filters that others can stand in for."""
 
+from __future__ import annotations
+
+import numpy as np
+
 from keras_saliency.sparsity.criteria.criterion import ChannelCriterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 
 
 @register
@@ -12,7 +17,7 @@ class FPGM(ChannelCriterion):
 
     name = "fpgm"
 
-    def channels(self, kernel):
+    def channels(self, kernel: MeasuredKernel) -> np.ndarray:
         from scipy.spatial.distance import cdist
 
         filters = kernel.by_channel(kernel.values).T

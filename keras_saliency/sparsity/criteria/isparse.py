@@ -1,9 +1,12 @@
 """Significance for the output (Garg 2020, section 4.4)."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from keras_saliency import validation
 from keras_saliency.sparsity.criteria.criterion import Criterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 
 
 @register
@@ -19,10 +22,10 @@ class ISparse(Criterion):
 
     name = "isparse"
 
-    def __init__(self, power=1.0):
+    def __init__(self, power: float = 1.0):
         self.power = validation.number("power", power, 0)
 
-    def edges(self, kernel):
+    def edges(self, kernel: MeasuredKernel) -> np.ndarray:
         factor = kernel.by_units(np.power(kernel.significance, self.power))
         outputs = [kernel.shape[axis] for axis in kernel.output_axes]
         rest = [axis for axis in range(len(kernel.shape)) if axis not in kernel.output_axes]

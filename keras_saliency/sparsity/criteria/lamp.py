@@ -1,8 +1,11 @@
 """Layer-adaptive magnitude."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from keras_saliency.sparsity.criteria.criterion import Criterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 
 
 @register
@@ -14,7 +17,7 @@ class LAMP(Criterion):
 
     name = "lamp"
 
-    def edges(self, kernel):
+    def edges(self, kernel: MeasuredKernel) -> np.ndarray:
         squares = np.square(kernel.values).reshape(-1)
         order = np.argsort(squares, kind="stable")
         ranked = squares[order]

@@ -1,7 +1,10 @@
 """What criteria may ask about a kernel: values, inputs, outputs, gradients, significance."""
 
+from __future__ import annotations
+
 import zlib
 from functools import cached_property
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,9 +14,11 @@ from keras_saliency.graph.functional import is_functional
 from keras_saliency.graph.gradients import loss_gradients
 from keras_saliency.graph.listening import listening
 from keras_saliency.graph.steps import Steps
+from keras_saliency.sparsity.kernels import Kernel
 from keras_saliency.sparsity.reconstruction.views import view_of
 from keras_saliency.sparsity.significance.call import effective
 from keras_saliency.sparsity.significance.walk import SignificanceWalk
+from keras_saliency.typing import ArrayLike
 
 # Rows that a kernel's inputs are drawn to, where they have many positions.
 ROWS = 8192
@@ -33,7 +38,15 @@ class MeasuredKernel:
         outputs_count: Integer, the number of output channels.
     """
 
-    def __init__(self, kernel, measurements, values=None, mask=None, index=0, step=0):
+    def __init__(
+        self,
+        kernel: Kernel,
+        measurements: Measurements,
+        values: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+        index: int = 0,
+        step: int = 0,
+    ):
         self.kernel = kernel
         self.measurements = measurements
         self.mask = mask
@@ -45,29 +58,29 @@ class MeasuredKernel:
         self.outputs_count = int(np.prod([self.shape[axis] for axis in self.output_axes]))
 
     @property
-    def stored(self):
+    def stored(self) -> np.ndarray:
         """The kernel as it is held, in its own precision."""
         if self._values is None:
             return ops.convert_to_numpy(effective(self.owner, self.kernel.name))
         return self._values
 
     @property
-    def values(self):
+    def values(self) -> np.ndarray:
         values = np.array(self.stored, "float64")
         return values if self.mask is None else values * self.mask
 
     @cached_property
-    def view(self):
+    def view(self) -> Any:
         return view_of(self.kernel)
 
     @property
-    def inputs(self):
+    def inputs(self) -> np.ndarray:
         """(rows, groups, inputs): what the kernel multiplies, patches for convolutions; rows are
         drawn where there are many positions."""
         return self.measurements.inputs(self)
 
     @property
-    def outputs(self):
+    def outputs(self) -> np.ndarray:
         """(rows, channels): what the kernel makes of `inputs`, bias added, before the
         activation."""
         made = np.einsum("ngd,gdo->ngo", self.inputs, self.view.matrix(self.values))
@@ -78,36 +91,36 @@ class MeasuredKernel:
         return made + bias.reshape(-1) if bias.size == made.shape[1] else made
 
     @property
-    def activations(self):
+    def activations(self) -> np.ndarray:
         """(samples, positions, channels): the features, behind batch norm and activation."""
         return self.measurements.activations(self)
 
     @property
-    def gradient(self):
+    def gradient(self) -> np.ndarray:
         """float64 array of the kernel's shape: of the loss, the mean over the samples."""
         return self.measurements.gradient(self)
 
     @property
-    def significance(self):
+    def significance(self) -> np.ndarray:
         """One value for each output channel (Garg 2020, equation 4.8)."""
         return self.measurements.significance(self)
 
     @property
-    def norm(self):
+    def norm(self) -> keras.layers.BatchNormalization | None:
         """The batch norm right behind the layer, where the graph shows one, else `None`."""
         return self.measurements.behind(self)[0]
 
     @property
-    def labels(self):
+    def labels(self) -> np.ndarray:
         """The targets in `data`, one integer a sample."""
         return self.measurements.labels
 
-    def by_channel(self, array):
+    def by_channel(self, array: np.ndarray) -> np.ndarray:
         """(edges, channels): an array of the kernel's shape, an output channel a column."""
         rest = [axis for axis in range(len(self.shape)) if axis not in self.output_axes]
         return array.transpose([*rest, *self.output_axes]).reshape(-1, self.outputs_count)
 
-    def by_units(self, vector):
+    def by_units(self, vector: ArrayLike) -> np.ndarray:
         """A score for each column of the kernel, of one score for each channel or unit."""
         vector = np.asarray(vector, "float64")
         return np.tile(vector, self.outputs_count // max(vector.size, 1))

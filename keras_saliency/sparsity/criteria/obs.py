@@ -1,8 +1,11 @@
 """The rise of the layer's error when a weight goes and the others make up for it."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from keras_saliency.sparsity.criteria.criterion import Criterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 from keras_saliency.sparsity.reconstruction.solve import WIDEST, ridge_of
 
 
@@ -17,7 +20,7 @@ class OBS(Criterion):
     name = "obs"
     needs = "x"
 
-    def edges(self, kernel):
+    def edges(self, kernel: MeasuredKernel) -> np.ndarray:
         rows = kernel.inputs
         matrix = np.square(kernel.view.matrix(kernel.values))
         scores = np.empty_like(matrix)

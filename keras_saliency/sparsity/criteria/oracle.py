@@ -1,10 +1,15 @@
 """The loss itself, with a channel gone."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 from keras import StatelessScope, ops, tree
 
 from keras_saliency.graph.gradients import loss_of
 from keras_saliency.sparsity.criteria.criterion import ChannelCriterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 
 
 @register
@@ -20,17 +25,17 @@ class Oracle(ChannelCriterion):
     name = "oracle"
     needs = "xy"
 
-    def __init__(self, verbose=False):
+    def __init__(self, verbose: bool = False):
         self.verbose = verbose
 
-    def prepare(self, kernels, count):
+    def prepare(self, kernels: Sequence[MeasuredKernel], count: int) -> None:
         from tqdm import tqdm
 
         total = sum(kernel.outputs_count for kernel in kernels)
         self._progress = tqdm(total=total, desc="oracle", disable=not self.verbose, leave=False)
         self._base = None
 
-    def channels(self, kernel):
+    def channels(self, kernel: MeasuredKernel) -> np.ndarray:
         if self._base is None:
             self._base = self._loss(kernel.measurements, {})
         norm = kernel.norm

@@ -1,8 +1,11 @@
 """Filters that point where others point."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from keras_saliency.sparsity.criteria.criterion import ChannelCriterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 
 
 @register
@@ -11,7 +14,7 @@ class Orthogonality(ChannelCriterion):
 
     name = "orthogonality"
 
-    def channels(self, kernel):
+    def channels(self, kernel: MeasuredKernel) -> np.ndarray:
         return 1 - overlap(kernel.by_channel(kernel.values).T)
 
 

@@ -1,8 +1,13 @@
 """Chance: the floor of every comparison."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from keras_saliency.sparsity.criteria.criterion import Criterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 from keras_saliency.sparsity.significance.scores import BLOCK
 
 
@@ -12,10 +17,10 @@ class Random(Criterion):
 
     name = "random"
 
-    def edges(self, kernel):
+    def edges(self, kernel: MeasuredKernel) -> np.ndarray:
         return self.scores(kernel).array()
 
-    def scores(self, kernel):
+    def scores(self, kernel: MeasuredKernel) -> Any:
         seed = [kernel.measurements.seed, kernel.step, kernel.index]
         return _Drawn(kernel.shape, seed, kernel.mask)
 

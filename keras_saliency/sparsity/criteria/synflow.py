@@ -1,5 +1,9 @@
 """Flow of strength through the network, without data."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,6 +13,7 @@ from keras_saliency.graph.functional import functional_of, is_functional
 from keras_saliency.graph.gradients import gradient_function
 from keras_saliency.graph.listening import listening
 from keras_saliency.sparsity.criteria.criterion import Criterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 
 
 @register
@@ -24,10 +29,10 @@ class SynFlow(Criterion):
 
     name = "synflow"
 
-    def __init__(self, rounds=100):
+    def __init__(self, rounds: int = 100):
         self.rounds = validation.integer("rounds", rounds)
 
-    def prepare(self, kernels, count):
+    def prepare(self, kernels: Sequence[MeasuredKernel], count: int) -> None:
         model = kernels[0].measurements.model
         variables = [kernel.kernel.variable for kernel in kernels]
         total = sum(kernel.size for kernel in kernels)
@@ -53,7 +58,7 @@ class SynFlow(Criterion):
             for kernel, out in zip(kernels, final, strict=True)
         }
 
-    def edges(self, kernel):
+    def edges(self, kernel: MeasuredKernel) -> np.ndarray:
         return self._scores[kernel.key]
 
 

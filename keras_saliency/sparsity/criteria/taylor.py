@@ -1,8 +1,11 @@
 """What the loss loses, to first order, when a weight or a channel goes."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from keras_saliency.sparsity.criteria.criterion import Criterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 
 
 @register
@@ -12,10 +15,10 @@ class Taylor(Criterion):
     name = "taylor"
     needs = "xy"
 
-    def edges(self, kernel):
+    def edges(self, kernel: MeasuredKernel) -> np.ndarray:
         return np.square(kernel.gradient * kernel.values)
 
-    def channels(self, kernel):
+    def channels(self, kernel: MeasuredKernel) -> np.ndarray:
         return np.square(kernel.by_channel(kernel.gradient * kernel.values).sum(0))
 
 
@@ -29,5 +32,5 @@ class SNIP(Criterion):
     name = "snip"
     needs = "xy"
 
-    def edges(self, kernel):
+    def edges(self, kernel: MeasuredKernel) -> np.ndarray:
         return np.abs(kernel.gradient * kernel.values)

@@ -1,8 +1,11 @@
 """Weights by what passes over them."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from keras_saliency.sparsity.criteria.criterion import Criterion, register
+from keras_saliency.sparsity.criteria.measurements import MeasuredKernel
 
 
 @register
@@ -13,7 +16,7 @@ class Wanda(Criterion):
     needs = "x"
     within_outputs = True
 
-    def edges(self, kernel):
+    def edges(self, kernel: MeasuredKernel) -> np.ndarray:
         squares = np.square(kernel.inputs, dtype="float64").sum(0)
         matrix = kernel.view.matrix(np.abs(kernel.values)) * np.sqrt(squares)[:, :, None]
         return kernel.view.kernel(matrix)

@@ -1,5 +1,7 @@
 """2:4 sparsity on NVIDIA GPUs, through PyTorch's semi-structured kernels. Experimental."""
 
+from __future__ import annotations
+
 import warnings
 
 import keras
@@ -13,7 +15,7 @@ _ROWS, _COLUMNS = 32, 64
 _DTYPES = ("float16", "bfloat16")
 
 
-def accelerate(model):
+def accelerate(model: keras.Model) -> keras.Model:
     """Run the 2:4-sparse layers of a model on the sparse tensor cores of an NVIDIA GPU.
 
     Experimental: on an NVIDIA H200 with PyTorch 2.11 it ran, agreed with the dense layer, and was

@@ -1,5 +1,8 @@
 """LoRA updates of a pruned model, merged without losing its zeros."""
 
+from __future__ import annotations
+
+import keras
 import numpy as np
 from keras import ops
 
@@ -7,7 +10,7 @@ from keras_saliency.graph import lora
 from keras_saliency.graph.copying import check_built
 
 
-def merge_lora(model):
+def merge_lora(model: keras.Model) -> keras.Model:
     """Write the LoRA updates of a model into its kernels, under their zeros, in place.
 
     Keras adds an update to the kernel when it saves, which fills the zeros of a pruned kernel. Here

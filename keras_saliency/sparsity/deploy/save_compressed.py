@@ -1,5 +1,7 @@
 """Files in which zeros cost next to nothing."""
 
+from __future__ import annotations
+
 import io
 import os
 import shutil
@@ -11,12 +13,13 @@ from pathlib import Path
 import keras
 
 from keras_saliency.files import replacing
+from keras_saliency.typing import FilePath
 
 _BLOCK = 1 << 20
 _LARGEST_RATIO = 80  # Keras refuses what is deflated by more than 100 as a decompression bomb
 
 
-def save_compressed(model, path, level=9):
+def save_compressed(model: keras.Model, path: FilePath, level: int = 9) -> int:
     """Save a model as a `.keras` file whose entries are deflated.
 
     Plain Keras loads the file. Keras itself stores weights as they are, so a zero costs four bytes

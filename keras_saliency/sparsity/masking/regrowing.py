@@ -1,12 +1,14 @@
 """Edges that move while a model is trained: the lowest go, and as many masked ones come."""
 
 import zlib
+from typing import Literal, get_args
 
 import numpy as np
 
 from keras_saliency.sparsity.masking.dropping import drop_edges
 
-REGROW = (True, False, "gradient", "random")
+Regrow = Literal[True, False, "gradient", "random"]
+REGROW = get_args(Regrow)
 
 
 class Regrowth:

@@ -1,12 +1,15 @@
 """How many edges each kernel loses, so that the model loses its share exactly."""
 
+from typing import Literal, get_args
+
 import keras
 import numpy as np
 
 from keras_saliency.graph.reading import read
 from keras_saliency.sparsity.ranking import drop_lowest
 
-SCOPES = ("layer", "global", "lamp", "erk")
+Scope = Literal["layer", "global", "lamp", "erk"]
+SCOPES = get_args(Scope)
 _BINS = 1 << 15  # of float32 without its sign, by the leading 16 bits
 _INFINITE = 0x7F80  # the bin where infinity and NaN begin
 

@@ -1,6 +1,10 @@
 """From a dense model to a sparse one, and from masks to zeros (Garg 2020, section 4.4.3)."""
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -9,7 +13,7 @@ from keras_saliency import validation
 from keras_saliency.graph.copying import check_built, copy_model
 from keras_saliency.graph.data import read_pairs
 from keras_saliency.layers.masked.base import MaskedKernels, mask_variables
-from keras_saliency.sparsity.criteria.criterion import criterion_of
+from keras_saliency.sparsity.criteria.criterion import Method, criterion_of
 from keras_saliency.sparsity.masking.frame import kernel_frame
 from keras_saliency.sparsity.masking.masks import MaskMaker
 from keras_saliency.sparsity.masking.options import MaskingOptions
@@ -23,37 +27,39 @@ from keras_saliency.sparsity.masking.results import (
     take_over_masked,
     zero_in_place,
 )
-from keras_saliency.sparsity.masking.shares import SCOPES
+from keras_saliency.sparsity.masking.shares import SCOPES, Scope
 from keras_saliency.sparsity.reconstruction import refit
+from keras_saliency.sparsity.significance.walk import Order
+from keras_saliency.typing import ArrayLike, Data, Layer, Layers
 
 _logger = logging.getLogger("keras_saliency")
 
 
 def sparsify(
-    model,
-    sparsity,
-    data=None,
-    method="auto",
+    model: keras.Model,
+    sparsity: float | Mapping[str, float] | Callable[[Layer], float | None],
+    data: Data | None = None,
+    method: Method = "auto",
     *,
-    scores="inffs",
-    scope=None,
-    granularity="edge",
-    order="forward",
-    layers=None,
-    exclude="auto",
-    reconstruct="auto",
-    gate="auto",
-    masked=False,
-    inplace=False,
-    return_report=False,
-    loss=None,
-    initial_weights=None,
-    seed=0,
-    normalization="pass",
-    max_samples=None,
-    batch_size=32,
-    verbose=False,
-):
+    scores: str | ArrayLike | Sequence[ArrayLike] = "inffs",
+    scope: Scope | None = None,
+    granularity: str | tuple[int, int] = "edge",
+    order: Order = "forward",
+    layers: Layers | None = None,
+    exclude: Layers | None = "auto",
+    reconstruct: bool | Literal["auto"] = "auto",
+    gate: bool | Literal["auto"] = "auto",
+    masked: bool = False,
+    inplace: bool = False,
+    return_report: bool = False,
+    loss: Callable[..., Any] | str | None = None,
+    initial_weights: Sequence[ArrayLike] | None = None,
+    seed: int | None = 0,
+    normalization: str = "pass",
+    max_samples: int | None = None,
+    batch_size: int = 32,
+    verbose: bool = False,
+) -> Any:
     """Make a sparse model of a trained one, without labels and without retraining.
 
     The new model has the classes and the topology of the given one, with exact zeros where the
@@ -290,7 +296,7 @@ def _report(sparse, maker, done):
     return report
 
 
-def strip_masks(model):
+def strip_masks(model: keras.Model) -> keras.Model:
     """Make a plain Keras model of a masked one: zeros where the masks are.
 
     Args:

@@ -1,5 +1,7 @@
 """Training of what stays towards the dense model's outputs, without labels."""
 
+from __future__ import annotations
+
 import keras
 import numpy as np
 from keras import ops, tree
@@ -7,19 +9,20 @@ from keras import ops, tree
 from keras_saliency.graph.copying import check_built
 from keras_saliency.graph.data import read_inputs
 from keras_saliency.sparsity.reconstruction.gate import output_kinds, outputs_of
+from keras_saliency.typing import Data
 
 
 def polish(
-    model,
-    reference,
-    data,
-    steps=300,
-    learning_rate=2e-3,
-    batch_size=64,
+    model: keras.Model,
+    reference: keras.Model,
+    data: Data,
+    steps: int = 300,
+    learning_rate: float = 2e-3,
+    batch_size: int = 64,
     *,
-    seed=0,
-    verbose=False,
-):
+    seed: int = 0,
+    verbose: bool = False,
+) -> keras.Model:
     """Train a pruned or shrunk model towards the dense model's outputs, in place, without labels.
 
     What follows the refit when more unlabelled inputs are at hand. Zeros stay zeros, statistics of

@@ -1,5 +1,7 @@
 """Statistics of batch norms, after surgery."""
 
+from __future__ import annotations
+
 import logging
 
 import keras
@@ -10,11 +12,14 @@ from keras_saliency.graph.copying import check_built
 from keras_saliency.graph.data import read_inputs
 from keras_saliency.graph.functional import is_functional
 from keras_saliency.graph.steps import Steps
+from keras_saliency.typing import Data
 
 _logger = logging.getLogger("keras_saliency")
 
 
-def recalibrate(model, data, reference=None, *, batch_size=32):
+def recalibrate(
+    model: keras.Model, data: Data, reference: keras.Model | None = None, *, batch_size: int = 32
+) -> keras.Model:
     """Set the moving statistics of batch norms to what they see now, in place, without training.
 
     After weights or channels were removed, the means and variances that batch norms learnt no

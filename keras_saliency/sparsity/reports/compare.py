@@ -1,5 +1,7 @@
 """Two models side by side: what one gains over the other, and what that costs."""
 
+from __future__ import annotations
+
 import os
 import tempfile
 import time
@@ -9,9 +11,10 @@ import numpy as np
 from keras import tree
 
 from keras_saliency.sparsity.shrinking.cost import count_operations, count_parameters
+from keras_saliency.typing import Data, DataFrame
 
 
-def compare(model, other, x, repeats=5):
+def compare(model: keras.Model, other: keras.Model, x: Data, repeats: int = 5) -> DataFrame:
     """Compare two models that do the same job, for instance before and after `shrink`.
 
     Args:

@@ -1,14 +1,19 @@
 """How much the filters of a layer point where others point."""
 
+from __future__ import annotations
+
 import keras
 
 from keras_saliency.layers.masked.base import MaskedKernels
 from keras_saliency.sparsity.criteria.measurements import MeasuredKernel, Measurements
 from keras_saliency.sparsity.criteria.orthogonality import overlap
 from keras_saliency.sparsity.kernels import has_filters, maskable_kernels
+from keras_saliency.typing import DataFrame, Layers
 
 
-def filter_overlap(model, layers=None, exclude=None):
+def filter_overlap(
+    model: keras.Model, layers: Layers | None = None, exclude: Layers | None = None
+) -> DataFrame:
     """How much each filter overlaps with the others of its layer.
 
     A filter's `|cosine|` to every other filter of its layer, summed and divided by the number of

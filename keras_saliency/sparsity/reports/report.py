@@ -1,13 +1,25 @@
 """How sparse a model is, layer by layer, and what that saves."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
+from keras_saliency.sparsity.criteria.criterion import Method
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking.frame import kernel_frame
+from keras_saliency.typing import Data, DataFrame, Layers
 
 
-def sparsity_report(model, layers=None, exclude=None, skipped=False):
+def sparsity_report(
+    model: keras.Model,
+    layers: Layers | None = None,
+    exclude: Layers | None = None,
+    skipped: bool = False,
+) -> DataFrame:
     """Tell how sparse a model is.
 
     Args:
@@ -57,19 +69,19 @@ def sparsity_report(model, layers=None, exclude=None, skipped=False):
 
 
 def sensitivity(
-    model,
-    data,
-    sparsities=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    method="isparse",
+    model: keras.Model,
+    data: Data,
+    sparsities: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    method: Method = "isparse",
     *,
-    metric=None,
-    samples=None,
-    layers=None,
-    exclude=None,
-    batch_size=32,
-    reconstruct=False,
-    **options,
-):
+    metric: Callable[[keras.Model, Any], float | Mapping[str, float]] | None = None,
+    samples: Data | None = None,
+    layers: Layers | None = None,
+    exclude: Layers | None = None,
+    batch_size: int = 32,
+    reconstruct: bool = False,
+    **options: Any,
+) -> DataFrame:
     """How much worse a model gets when one layer alone is sparse, layer by layer.
 
     Args:

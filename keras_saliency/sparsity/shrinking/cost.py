@@ -1,5 +1,10 @@
 """What a model costs: its parameters, and the multiplications and additions of one sample."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import keras
 import numpy as np
 
 from keras_saliency.graph.copying import check_built
@@ -7,7 +12,7 @@ from keras_saliency.sparsity.operations import total, work_of
 from keras_saliency.sparsity.shrinking.channels import find_weight
 
 
-def count_parameters(model):
+def count_parameters(model: keras.Model) -> int:
     """Count all weights of a model, masks and the statistics of norms included.
 
     Example:
@@ -23,7 +28,7 @@ def count_parameters(model):
     return int(sum(np.prod(v.shape, dtype="int64") for v in model.weights))
 
 
-def count_operations(model, input_shapes=None):
+def count_operations(model: keras.Model, input_shapes: Any = None) -> int | None:
     """Floating-point operations of one sample: two for every multiplication of a product.
 
     Counted are products with kernels (dense, convolutional, recurrent) and of tensors with each

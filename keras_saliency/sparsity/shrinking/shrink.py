@@ -1,5 +1,7 @@
 """Remove dead channels: the step from zeros to a model that is smaller and faster."""
 
+from __future__ import annotations
+
 import keras
 
 from keras_saliency.graph.compiling import copy_compile
@@ -7,9 +9,10 @@ from keras_saliency.graph.selection import selected
 from keras_saliency.sparsity.shrinking.cost import count_parameters
 from keras_saliency.sparsity.shrinking.groups import ChannelGroups
 from keras_saliency.sparsity.shrinking.rebuild import rebuild
+from keras_saliency.typing import Layers
 
 
-def shrink(model, exclude=None, verbose=True):
+def shrink(model: keras.Model, exclude: Layers | None = None, verbose: bool = True) -> keras.Model:
     """Remove the channels that masks or exact zeros have made dead (iSparse's masks: G 4.5).
 
     A channel is dead when no edge that is not zero leads from it to the outputs, or when it is

@@ -1,6 +1,10 @@
 """Channel pruning to a budget, at once or in steps: whole groups, lowest scores first."""
 
+from __future__ import annotations
+
 import numbers
+from collections.abc import Callable
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -11,7 +15,7 @@ from keras_saliency.graph.copying import copy_model
 from keras_saliency.graph.data import read_pairs
 from keras_saliency.graph.selection import selected
 from keras_saliency.sparsity.criteria import ISparse, Magnitude, Random
-from keras_saliency.sparsity.criteria.criterion import check_data, criterion_of
+from keras_saliency.sparsity.criteria.criterion import Method, check_data, criterion_of
 from keras_saliency.sparsity.criteria.measurements import MeasuredKernel, Measurements
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.masking.channels import kernels_of_outputs
@@ -24,32 +28,33 @@ from keras_saliency.sparsity.shrinking.shorten import shorten
 from keras_saliency.sparsity.shrinking.shrink import summary, without_masks
 from keras_saliency.sparsity.shrinking.uniform import shrink_uniformly
 from keras_saliency.sparsity.significance.walk import edge_significance
+from keras_saliency.typing import Data, Layers
 
 _SCOPES = ("layer", "global")
 
 
 def shrink_to(
-    model,
+    model: keras.Model,
     *,
-    flops=None,
-    parameters=None,
-    channels=None,
-    blocks=None,
-    data=None,
-    method="isparse",
-    scope="layer",
-    round_to=8,
-    uniform=False,
-    exclude=None,
-    reconstruct="auto",
-    gate="auto",
-    steps=1,
-    fine_tune=None,
-    loss=None,
-    seed=0,
-    batch_size=32,
-    verbose=True,
-):
+    flops: float | None = None,
+    parameters: float | None = None,
+    channels: float | None = None,
+    blocks: float | None = None,
+    data: Data | None = None,
+    method: Method = "isparse",
+    scope: Literal["layer", "global"] = "layer",
+    round_to: int = 8,
+    uniform: bool = False,
+    exclude: Layers | None = None,
+    reconstruct: bool | Literal["auto"] = "auto",
+    gate: bool | Literal["auto"] = "auto",
+    steps: int = 1,
+    fine_tune: Callable[[keras.Model], Any] | None = None,
+    loss: Callable[..., Any] | str | None = None,
+    seed: int | None = 0,
+    batch_size: int = 32,
+    verbose: bool = True,
+) -> keras.Model:
     """Prune a model to a share of its size by removing the least significant channel groups.
 
     Channels that additions, products, norms and the like tie together are scored and removed

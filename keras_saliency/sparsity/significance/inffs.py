@@ -1,14 +1,18 @@
 """Infinite feature selection: which columns of a data matrix matter (G 2.2.2)."""
 
+from __future__ import annotations
+
 from numbers import Real
 
 import numpy as np
+
+from keras_saliency.typing import ArrayLike
 
 _EPSILON = np.finfo("float64").eps
 _DENSE = 512  # Up to here LAPACK finds the largest eigenvalue faster than Lanczos does.
 
 
-def inffs(X, alpha=0.5):
+def inffs(X: ArrayLike, alpha: float = 0.5) -> np.ndarray:
     """Score features by infinite feature selection (G 2.2.2, equations 2.21 to 2.23).
 
     The features are the nodes of a complete graph, whose edges

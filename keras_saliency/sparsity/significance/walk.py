@@ -1,6 +1,10 @@
 """How much each edge of a network contributes to its output (G 4.4.2)."""
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import keras
 import numpy as np
@@ -25,25 +29,27 @@ from keras_saliency.sparsity.significance.scores import (
     add,
     add_factors,
 )
+from keras_saliency.typing import ArrayLike, Data, Layers
 
 _logger = logging.getLogger("keras_saliency")
 
 
-ORDERS = ("forward", "backward", "random")
+Order = Literal["forward", "backward", "random"]
+ORDERS = get_args(Order)
 
 
 def edge_significance(
-    model,
-    data=None,
-    scores="inffs",
+    model: keras.Model,
+    data: Data | None = None,
+    scores: str | ArrayLike | Sequence[ArrayLike] = "inffs",
     *,
-    layers=None,
-    exclude=None,
-    alpha=0.5,
-    normalization="pass",
-    batch_size=32,
-    max_samples=None,
-):
+    layers: Layers | None = None,
+    exclude: Layers | None = None,
+    alpha: float = 0.5,
+    normalization: str = "pass",
+    batch_size: int = 32,
+    max_samples: int | None = None,
+) -> dict[str, np.ndarray]:
     """Significance of every edge of a model with respect to its output (G 4.4.2).
 
     Output neurons are scored from what they answer to `data`. The scores walk backwards through
@@ -167,19 +173,19 @@ class SignificanceWalk:
 
     def __init__(
         self,
-        model,
-        data=None,
-        scores="inffs",
+        model: keras.Model,
+        data: Data | None = None,
+        scores: str | ArrayLike | Sequence[ArrayLike] = "inffs",
         *,
-        order="backward",
-        seed=None,
-        layers=None,
-        exclude=None,
-        alpha=0.5,
-        normalization="pass",
-        batch_size=32,
-        max_samples=None,
-        stored=False,
+        order: Order = "backward",
+        seed: int | None = None,
+        layers: Layers | None = None,
+        exclude: Layers | None = None,
+        alpha: float = 0.5,
+        normalization: str = "pass",
+        batch_size: int = 32,
+        max_samples: int | None = None,
+        stored: bool = False,
     ):
         validation.choice("order", order, ORDERS)
         validation.choice("normalization", normalization, ("pass", "scale"))
@@ -227,7 +233,7 @@ class SignificanceWalk:
         self._decided = {}
         self._current = None
 
-    def decide(self, mask):
+    def decide(self, mask: ArrayLike) -> None:
         """Set the mask of the kernel that came last: an array of its shape, 0 where masked."""
         if self._current is None:
             raise ValueError("`decide` sets the mask of a kernel while the walk stands at it.")

@@ -1,19 +1,27 @@
 """iSparse in `fit()`: sparse training of any compiled model (G 4.5)."""
 
-import warnings
+from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import keras
 from keras import ops, tree
 
 from keras_saliency import validation
 from keras_saliency.graph.data import read_pairs
-from keras_saliency.sparsity.criteria.criterion import check_data, criterion_of
-from keras_saliency.sparsity.masking.regrowing import REGROW
+from keras_saliency.sparsity.criteria.criterion import Method, check_data, criterion_of
+from keras_saliency.sparsity.masking.regrowing import REGROW, Regrow
+from keras_saliency.sparsity.masking.shares import Scope
 from keras_saliency.sparsity.masking.targets import check_granularity, check_sparsity
+from keras_saliency.sparsity.significance.walk import Order
 from keras_saliency.sparsity.training.gradients import check_labels
 from keras_saliency.sparsity.training.saving import TargetCheckpoint, TargetEarlyStopping
 from keras_saliency.sparsity.training.schedules import Schedule
 from keras_saliency.sparsity.training.sparse_training import SparseTraining
 from keras_saliency.sparsity.training.sparsifier import Sparsifier
+from keras_saliency.typing import ArrayLike, Data, FilePath, Layer, Layers
 
 
 class iSparseCallback(SparseTraining):
@@ -97,28 +105,28 @@ class iSparseCallback(SparseTraining):
 
     def __init__(
         self,
-        sparsity,
-        data=None,
-        method="isparse",
-        schedule="polynomial",
-        frequency="epoch",
-        begin=0,
-        end=None,
+        sparsity: float | Mapping[str, float] | Callable[[Layer], float | None],
+        data: Data | None = None,
+        method: Method = "isparse",
+        schedule: str | Callable[[int], float] = "polynomial",
+        frequency: int | Literal["epoch", "batch"] = "epoch",
+        begin: int = 0,
+        end: int | None = None,
         *,
-        regrow=True,
-        regrow_share=0.3,
-        power=0.5,
-        min_edges=2,
-        scores="inffs",
-        scope=None,
-        granularity="edge",
-        order="forward",
-        layers=None,
-        exclude="auto",
-        seed=0,
-        normalization="pass",
-        batch_size=32,
-        loss=None,
+        regrow: Regrow = True,
+        regrow_share: float = 0.3,
+        power: float = 0.5,
+        min_edges: int = 2,
+        scores: str | ArrayLike | Sequence[ArrayLike] = "inffs",
+        scope: Scope | None = None,
+        granularity: str | tuple[int, int] = "edge",
+        order: Order = "forward",
+        layers: Layers | None = None,
+        exclude: Layers = "auto",
+        seed: int | None = 0,
+        normalization: str = "pass",
+        batch_size: int = 32,
+        loss: Callable[..., Any] | str | None = None,
     ):
         super().__init__()
         if not callable(sparsity):
@@ -172,7 +180,7 @@ class iSparseCallback(SparseTraining):
             return "erk" if spread else "layer"
         return scope
 
-    def checkpoint(self, filepath, **kwargs):
+    def checkpoint(self, filepath: FilePath, **kwargs: Any) -> keras.callbacks.ModelCheckpoint:
         """Make a `ModelCheckpoint` that sees epochs and batches at the target alone.
 
         Args:
@@ -184,7 +192,7 @@ class iSparseCallback(SparseTraining):
         """
         return TargetCheckpoint(self, filepath, **kwargs)
 
-    def early_stopping(self, **kwargs):
+    def early_stopping(self, **kwargs: Any) -> keras.callbacks.EarlyStopping:
         """Make an `EarlyStopping` that sees epochs at the target alone.
 
         Args:
@@ -196,7 +204,7 @@ class iSparseCallback(SparseTraining):
         return TargetEarlyStopping(self, **kwargs)
 
     @property
-    def at_target(self):
+    def at_target(self) -> bool:
         """Whether the training is where the schedule leads to: at the full sparsity, or dense
         again with `"dense-sparse-dense"`."""
         if self.sparsifier is None or self._now is None:
@@ -210,7 +218,7 @@ class iSparseCallback(SparseTraining):
         self._look_back()
         super().set_model(model)
 
-    def make_sparsifier(self, model):
+    def make_sparsifier(self, model: keras.Model) -> Sparsifier:
         epochs, steps = self.params.get("epochs", 1), self.params.get("steps")
         last = self.schedule.last_unit(epochs, steps)
         if self.schedule.needs_end and last is None:

@@ -1,7 +1,12 @@
 """Zeros that stay while a pruned model is trained on."""
 
+from __future__ import annotations
+
+import keras
+
 from keras_saliency.sparsity.training.sparse_training import SparseTraining
 from keras_saliency.sparsity.training.sparsifier import Sparsifier
+from keras_saliency.typing import Layers
 
 
 class KeepSparsity(SparseTraining):
@@ -40,10 +45,10 @@ class KeepSparsity(SparseTraining):
     ```
     """
 
-    def __init__(self, layers=None, exclude=None):
+    def __init__(self, layers: Layers | None = None, exclude: Layers | None = None):
         super().__init__()
         self._layers = layers
         self._exclude = exclude
 
-    def make_sparsifier(self, model):
+    def make_sparsifier(self, model: keras.Model) -> Sparsifier:
         return Sparsifier.from_zeros(model, self._layers, self._exclude)

@@ -1,11 +1,14 @@
 """The masks that are in force in a model while it is trained, of plain and of masked layers."""
 
+from __future__ import annotations
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_saliency.graph import lora
 from keras_saliency.layers.masked.base import MaskedKernels
+from keras_saliency.sparsity.kernels import Kernel
 
 
 class MasksInForce:
@@ -16,26 +19,26 @@ class MasksInForce:
     """
 
     @property
-    def kernels(self):
+    def kernels(self) -> list[Kernel]:
         """The `Kernel` objects that are masked."""
         return self.maker.kernels
 
     @property
-    def masks(self):
+    def masks(self) -> dict[str, np.ndarray]:
         return {key: ops.convert_to_numpy(mask) for key, mask in self._mask_variables().items()}
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Share of the edges that are masked now, over all kernels with a target."""
         return self.masked / sum(kernel.size for kernel in self.kernels)
 
     @property
-    def masked(self):
+    def masked(self) -> int:
         """How many edges of the kernels in use are masked now."""
         return sum(kernel.size - self._kept(kernel) for kernel in self.kernels)
 
     @property
-    def zeros(self):
+    def zeros(self) -> int:
         """How many edges of the kernels in use are 0, or masked, in the model as it stands."""
         return sum(kernel.size - self._kept(kernel, True) for kernel in self.kernels)
 
@@ -49,12 +52,12 @@ class MasksInForce:
             return int(np.count_nonzero(ops.convert_to_numpy(kernel.variable)))
         return kernel.size if mask is None else int(np.count_nonzero(mask))
 
-    def masks_of(self, kernel):
+    def masks_of(self, kernel: Kernel) -> np.ndarray | None:
         """The mask in force for one kernel, a boolean array, or `None`."""
         variable = self._mask_variables().get(kernel.key)
         return None if variable is None else ops.convert_to_numpy(variable)
 
-    def adopt_zeros(self):
+    def adopt_zeros(self) -> None:
         """Take the zeros in the plain kernels for masked: of a model that was trained before."""
         self.make_variables()
         for variable, mask in self.plain_pairs():
@@ -80,7 +83,7 @@ class MasksInForce:
                 found[kernel.key] = mask
         return found
 
-    def plain_pairs(self):
+    def plain_pairs(self) -> list[tuple[keras.Variable, keras.Variable]]:
         """The kernels without a masked layer: `(variable, mask variable)`."""
         return [
             (kernel.variable, self._variables[kernel.key])
@@ -88,7 +91,7 @@ class MasksInForce:
             if kernel.key in self._variables
         ]
 
-    def make_variables(self):
+    def make_variables(self) -> None:
         """Make the mask variables of plain kernels, all ones, so that a compiled step has them."""
         for kernel in self.kernels:
             if self._layer_mask(kernel) is None and kernel.key not in self._variables:

@@ -1,5 +1,7 @@
 """ReDo: neurons that have fallen silent begin anew."""
 
+from __future__ import annotations
+
 import warnings
 
 import keras
@@ -18,6 +20,7 @@ from keras_saliency.sparsity.training.filter_cycles import (
     hidden_kernels,
     slots_of,
 )
+from keras_saliency.typing import Data, Layers
 
 
 class ReDoCallback(keras.callbacks.Callback):
@@ -74,7 +77,14 @@ class ReDoCallback(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, tau=0.025, every=1, data=None, layers=None, exclude=None, seed=0, batch_size=32
+        self,
+        tau: float = 0.025,
+        every: int = 1,
+        data: Data | None = None,
+        layers: Layers | None = None,
+        exclude: Layers | None = None,
+        seed: int | None = 0,
+        batch_size: int = 32,
     ):
         super().__init__()
         self.tau = validation.number("tau", tau, 0, 1, below=True)

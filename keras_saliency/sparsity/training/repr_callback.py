@@ -1,13 +1,21 @@
 """RePr: filters that overlap are dropped for a while, and come back orthogonal."""
 
+from __future__ import annotations
+
 import warnings
+from typing import Literal, get_args
+
+import keras
 
 from keras_saliency import validation
-from keras_saliency.sparsity.criteria.criterion import check_data, criterion_of
+from keras_saliency.sparsity.criteria.criterion import Method, check_data, criterion_of
 from keras_saliency.sparsity.training.filter_cycles import FilterCycles
 from keras_saliency.sparsity.training.sparse_training import SparseTraining
+from keras_saliency.sparsity.training.sparsifier import Sparsifier
+from keras_saliency.typing import Data, Layers
 
-UNITS = ("epoch", "batch")
+Unit = Literal["epoch", "batch"]
+UNITS = get_args(Unit)
 
 
 class RePrCallback(SparseTraining):
@@ -75,17 +83,17 @@ class RePrCallback(SparseTraining):
 
     def __init__(
         self,
-        share=0.3,
-        full=20,
-        reduced=10,
-        cycles=3,
-        criterion="orthogonality",
-        unit="epoch",
-        layers=None,
-        exclude=None,
-        seed=0,
-        data=None,
-        batch_size=32,
+        share: float = 0.3,
+        full: int = 20,
+        reduced: int = 10,
+        cycles: int = 3,
+        criterion: Method = "orthogonality",
+        unit: Unit = "epoch",
+        layers: Layers | None = None,
+        exclude: Layers | None = None,
+        seed: int | None = 0,
+        data: Data | None = None,
+        batch_size: int = 32,
     ):
         super().__init__()
         self.share = validation.number("share", share, 0, 1, above=True, below=True)
@@ -102,7 +110,7 @@ class RePrCallback(SparseTraining):
         self._data = data
         self._batch_size = validation.integer("batch_size", batch_size)
 
-    def make_sparsifier(self, model):
+    def make_sparsifier(self, model: keras.Model) -> Sparsifier:
         if not model.built:
             raise ValueError(
                 "RePrCallback needs a model that is built, to know its filters. Call it on a batch "

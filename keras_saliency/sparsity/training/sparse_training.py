@@ -1,5 +1,7 @@
 """What the callbacks that keep a model sparse in `fit` have in common."""
 
+from __future__ import annotations
+
 import itertools
 import logging
 
@@ -7,6 +9,7 @@ import keras
 
 from keras_saliency.graph.lora import lora_layers
 from keras_saliency.sparsity.training.hooks import Hooks, State
+from keras_saliency.sparsity.training.sparsifier import Sparsifier
 
 _logger = logging.getLogger("keras_saliency")
 
@@ -25,7 +28,7 @@ class SparseTraining(keras.callbacks.Callback):
         self._restored = {}
         self._slot = None
 
-    def make_sparsifier(self, model):
+    def make_sparsifier(self, model: keras.Model) -> Sparsifier:
         """Return the `Sparsifier` of a training that begins; raise where an argument is wrong."""
         raise ValueError(f"{type(self).__name__} must define `make_sparsifier`.")
 
@@ -83,7 +86,7 @@ class SparseTraining(keras.callbacks.Callback):
                 carriers,
             )
 
-    def release(self):
+    def release(self) -> None:
         """Let go of the model, as at the end of training; needed only if training failed."""
         if self._hooks is not None:
             self._hooks.remove()

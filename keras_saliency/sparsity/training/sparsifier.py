@@ -1,21 +1,30 @@
 """Sparsification during training, for any training loop (G 4.5, "train-with")."""
 
-import warnings
+from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import keras
 import numpy as np
 from keras import ops
 
 from keras_saliency.layers.masked.base import masked, masked_in_place
+from keras_saliency.sparsity.criteria.criterion import Method
 from keras_saliency.sparsity.masking.assigning import assign_all
 from keras_saliency.sparsity.masking.masks import MaskMaker
 from keras_saliency.sparsity.masking.options import MaskingOptions
-from keras_saliency.sparsity.masking.regrowing import Regrowth, random_worth
+from keras_saliency.sparsity.masking.regrowing import Regrow, Regrowth, random_worth
+from keras_saliency.sparsity.masking.shares import Scope
 from keras_saliency.sparsity.significance.outputs import ConstantOutputs
+from keras_saliency.sparsity.significance.walk import Order
 from keras_saliency.sparsity.training.gradients import DenseGradients
 from keras_saliency.sparsity.training.loops import LoopGuard
 from keras_saliency.sparsity.training.masks_in_force import MasksInForce
 from keras_saliency.sparsity.training.schedules import Schedule
 from keras_saliency.sparsity.training.zeros import Kept, kernels_with_zeros
+from keras_saliency.typing import ArrayLike, Data, Layer, Layers, Tensor
 
 
 class Sparsifier(MasksInForce):
@@ -72,30 +81,30 @@ class Sparsifier(MasksInForce):
 
     def __init__(
         self,
-        model,
-        sparsity,
-        data=None,
-        method="isparse",
+        model: keras.Model,
+        sparsity: float | Mapping[str, float] | Callable[[Layer], float | None],
+        data: Data | None = None,
+        method: Method = "isparse",
         *,
-        schedule="constant",
-        frequency="batch",
-        begin=0,
-        end=None,
-        regrow=True,
-        regrow_share=0.3,
-        power=1.0,
-        min_edges=0,
-        scores="inffs",
-        scope="layer",
-        granularity="edge",
-        order="forward",
-        layers=None,
-        exclude=None,
-        seed=0,
-        normalization="pass",
-        batch_size=32,
-        loss=None,
-        last=None,
+        schedule: str | Callable[[int], float] = "constant",
+        frequency: int | Literal["epoch", "batch"] = "batch",
+        begin: int = 0,
+        end: int | None = None,
+        regrow: Regrow = True,
+        regrow_share: float = 0.3,
+        power: float = 1.0,
+        min_edges: int = 0,
+        scores: str | ArrayLike | Sequence[ArrayLike] = "inffs",
+        scope: Scope = "layer",
+        granularity: str | tuple[int, int] = "edge",
+        order: Order = "forward",
+        layers: Layers | None = None,
+        exclude: Layers | None = None,
+        seed: int | None = 0,
+        normalization: str = "pass",
+        batch_size: int = 32,
+        loss: Callable[..., Any] | str | None = None,
+        last: int | None = None,
     ):
         self.schedule = Schedule(schedule, frequency, begin, end)
         if self.schedule.needs_end and last is None:
@@ -159,12 +168,14 @@ class Sparsifier(MasksInForce):
         return [variable for variable, _ in self.plain_pairs() if variable.trainable]
 
     @property
-    def end(self):
+    def end(self) -> int | None:
         """The unit of the schedule's end, `None` where it has none."""
         return self.last if self.schedule.end is None else self.schedule.end
 
     @classmethod
-    def from_zeros(cls, model, layers=None, exclude=None):
+    def from_zeros(
+        cls, model: keras.Model, layers: Layers | None = None, exclude: Layers | None = None
+    ) -> Sparsifier:
         """Make a `Sparsifier` that keeps the zeros which a model has, in a loop of one's own.
 
         The exact zeros of every maskable kernel that also has a nonzero become its mask; `apply`
@@ -205,7 +216,7 @@ class Sparsifier(MasksInForce):
         sparsifier.adopt_zeros()
         return sparsifier
 
-    def step(self, epoch=None):
+    def step(self, epoch: int | None = None) -> bool:
         """Count a batch; before it, compute the masks if the schedule says so.
 
         Args:
@@ -220,7 +231,7 @@ class Sparsifier(MasksInForce):
         self.batch += 1
         return acted
 
-    def is_due(self, batch, epoch=None):
+    def is_due(self, batch: int, epoch: int | None = None) -> bool:
         """Whether masks are to be computed before this batch."""
         unit = self.schedule.unit(batch, epoch)
         if self.keeps or unit == self._unit or unit < self.schedule.begin:
@@ -229,7 +240,7 @@ class Sparsifier(MasksInForce):
         end = self.end
         return end is None or unit <= end or self._unit is None or self._unit < end
 
-    def update(self, batch, epoch=None):
+    def update(self, batch: int, epoch: int | None = None) -> bool:
         """Compute the masks, if that is due before this batch; returns whether it was."""
         if not self.is_due(batch, epoch):
             return False
@@ -285,7 +296,7 @@ class Sparsifier(MasksInForce):
             return Regrowth(share, random_worth(options.seed, batch))
         return Regrowth(share, self._gradients.at(batch, self.masks))
 
-    def apply(self, trainable_variables=None):
+    def apply(self, trainable_variables: Sequence[Tensor] | None = None) -> list[Tensor] | None:
         """Set the masked weights of a plain model to 0, whatever an optimizer made of them.
 
         Args:
@@ -365,7 +376,7 @@ class Sparsifier(MasksInForce):
         assign_all([(variable, None, mask) for variable, mask in self.plain_pairs()])
         self._loop.look(self._watched)
 
-    def state(self):
+    def state(self) -> dict[str, np.ndarray]:
         """What a checkpoint needs besides the model's weights: a dict of arrays."""
         unit = -1 if self._unit is None else self._unit
         state = {
@@ -382,7 +393,7 @@ class Sparsifier(MasksInForce):
             state[f"initial_{i}"] = value
         return state
 
-    def set_state(self, state):
+    def set_state(self, state: Mapping[str, ArrayLike]) -> None:
         """Go on from what `state()` gave."""
         if "batch" not in state:
             return

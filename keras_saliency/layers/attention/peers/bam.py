@@ -1,5 +1,9 @@
 """Channel and spatial attention in two branches that meet before the sigmoid: BAM."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -12,6 +16,7 @@ from keras_saliency.layers.attention.peers.base import (
     spatial_mean,
 )
 from keras_saliency.layers.normalization.batch import BatchNormalization
+from keras_saliency.typing import Activation, Size
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -71,13 +76,13 @@ class BAM(FeatureAttention):
 
     def __init__(
         self,
-        ratio=16,
-        kernel_size=3,
-        dilation_rate=4,
-        activation="relu",
-        momentum=0.9,
-        epsilon=1e-5,
-        **kwargs,
+        ratio: int = 16,
+        kernel_size: Size = 3,
+        dilation_rate: Size = 4,
+        activation: Activation = "relu",
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        **kwargs: Any,
     ):
         super().__init__(ratio, activation, **kwargs)
         self.kernel_size = positive_integers(kernel_size, "kernel_size")

@@ -1,11 +1,16 @@
 """What the attention mechanisms of other authors share: arguments, layouts and masks."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.attention.start import StartingLayer
+from keras_saliency.typing import Activation, Constraint, DataFormat, Initializer, Regularizer
 
 CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
 
@@ -37,17 +42,17 @@ class FeatureAttention(StartingLayer):
 
     def __init__(
         self,
-        ratio,
-        activation,
-        use_bias=True,
-        data_format=None,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
+        ratio: int,
+        activation: Activation,
+        use_bias: bool = True,
+        data_format: DataFormat | None = None,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.ratio = validation.integer("ratio", ratio)

@@ -1,5 +1,9 @@
 """Channel attention, then spatial attention: CBAM."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -11,6 +15,7 @@ from keras_saliency.layers.attention.peers.base import (
     spatial_max,
     spatial_mean,
 )
+from keras_saliency.typing import Activation, Size
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -62,7 +67,9 @@ class CBAM(FeatureAttention):
 
     _neutral = 0.25
 
-    def __init__(self, ratio=16, kernel_size=7, activation="relu", **kwargs):
+    def __init__(
+        self, ratio: int = 16, kernel_size: Size = 7, activation: Activation = "relu", **kwargs: Any
+    ):
         super().__init__(ratio, activation, **kwargs)
         self.kernel_size = positive_integers(kernel_size, "kernel_size")
 

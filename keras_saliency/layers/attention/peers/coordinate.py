@@ -1,11 +1,16 @@
 """Channel attention that knows where along each axis: coordinate attention."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.peers.base import FeatureAttention, keep, spatial_axes
 from keras_saliency.layers.normalization.batch import BatchNormalization
+from keras_saliency.typing import Activation
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -54,7 +59,14 @@ class CoordinateAttention(FeatureAttention):
     ```
     """
 
-    def __init__(self, ratio=32, activation="hard_swish", momentum=0.9, epsilon=1e-5, **kwargs):
+    def __init__(
+        self,
+        ratio: int = 32,
+        activation: Activation = "hard_swish",
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        **kwargs: Any,
+    ):
         super().__init__(ratio, activation, **kwargs)
         self.momentum = validation.number("momentum", momentum, 0, 1)
         self.epsilon = validation.number("epsilon", epsilon, 0, above=True)

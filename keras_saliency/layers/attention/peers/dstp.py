@@ -1,10 +1,15 @@
 """Dual-stage two-phase attention: first along the variates, twice, then along time."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency.layers.attention.peers.base import fresh, keep
 from keras_saliency.layers.attention.peers.self_attention import SequenceAttention, attend
+from keras_saliency.typing import Activation, Initializer
 
 
 class _VariateAttentionCell(keras.layers.Layer):
@@ -91,7 +96,13 @@ class DSTP(SequenceAttention):
     ```
     """
 
-    def __init__(self, ratio=1, activation="tanh", recurrent_initializer="orthogonal", **kwargs):
+    def __init__(
+        self,
+        ratio: int = 1,
+        activation: Activation = "tanh",
+        recurrent_initializer: Initializer = "orthogonal",
+        **kwargs: Any,
+    ):
         super().__init__(ratio, activation, **kwargs)
         self.recurrent_initializer = keras.initializers.get(recurrent_initializer)
 

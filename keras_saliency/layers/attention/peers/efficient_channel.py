@@ -1,6 +1,9 @@
 """Channel attention by a convolution over the channels: ECA."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -54,7 +57,7 @@ class EfficientChannelAttention(FeatureAttention):
     ```
     """
 
-    def __init__(self, kernel_size=None, use_bias=False, **kwargs):
+    def __init__(self, kernel_size: int | None = None, use_bias: bool = False, **kwargs: Any):
         super().__init__(1, None, use_bias=use_bias, **kwargs)
         self.kernel_size = validation.integer("kernel_size", kernel_size, optional=True)
         if self.kernel_size is not None and self.kernel_size % 2 == 0:

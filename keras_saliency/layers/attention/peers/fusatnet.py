@@ -1,10 +1,15 @@
 """FusAtNet: features of one modality, seen through masks from both."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.attention.peers.base import FeatureAttention, keep, positive_integers
+from keras_saliency.typing import Activation, Size
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -60,7 +65,9 @@ class FusAtNet(FeatureAttention):
 
     _gated = True
 
-    def __init__(self, ratio=1, kernel_size=3, activation="relu", **kwargs):
+    def __init__(
+        self, ratio: int = 1, kernel_size: Size = 3, activation: Activation = "relu", **kwargs: Any
+    ):
         super().__init__(ratio, activation, **kwargs)
         self.kernel_size = positive_integers(kernel_size, "kernel_size")
 

@@ -1,5 +1,9 @@
 """Self-attention without parameters."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -45,7 +49,7 @@ class ParameterFreeAttention(StartingLayer):
     ```
     """
 
-    def __init__(self, scale=False, **kwargs):
+    def __init__(self, scale: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         self.scale = validation.boolean("scale", scale)
         self.supports_masking = True

@@ -1,9 +1,14 @@
 """Recurrent attention: what to look at now depends on what was seen before."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency.layers.attention.peers.base import FeatureAttention, keep
+from keras_saliency.typing import Activation, Constraint, Initializer, Regularizer
 
 
 class _Glimpses(keras.layers.Layer):
@@ -84,12 +89,12 @@ class RecurrentAttention(FeatureAttention):
 
     def __init__(
         self,
-        ratio=1,
-        activation="tanh",
-        recurrent_initializer="orthogonal",
-        recurrent_regularizer=None,
-        recurrent_constraint=None,
-        **kwargs,
+        ratio: int = 1,
+        activation: Activation = "tanh",
+        recurrent_initializer: Initializer = "orthogonal",
+        recurrent_regularizer: Regularizer = None,
+        recurrent_constraint: Constraint = None,
+        **kwargs: Any,
     ):
         super().__init__(ratio, activation, **kwargs)
         self.recurrent_initializer = keras.initializers.get(recurrent_initializer)

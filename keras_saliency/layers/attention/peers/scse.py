@@ -1,12 +1,18 @@
 """Channel and spatial attention side by side: scSE."""
 
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.peers.base import FeatureAttention, over_space, spatial_mean
+from keras_saliency.typing import Activation
 
-AGGREGATIONS = ("add", "max", "multiply")
+Aggregation = Literal["add", "max", "multiply"]
+AGGREGATIONS = get_args(Aggregation)
 # The mask where both weights are 1/2.
 _NEUTRAL = {"add": 1.0, "max": 0.5, "multiply": 0.25}
 
@@ -59,7 +65,13 @@ class ConcurrentSpatialChannelSE(FeatureAttention):
     ```
     """
 
-    def __init__(self, ratio=2, aggregation="add", activation="relu", **kwargs):
+    def __init__(
+        self,
+        ratio: int = 2,
+        aggregation: Aggregation = "add",
+        activation: Activation = "relu",
+        **kwargs: Any,
+    ):
         super().__init__(ratio, activation, **kwargs)
         self.aggregation = validation.choice("aggregation", aggregation, AGGREGATIONS)
 

@@ -1,10 +1,15 @@
 """Self-attention between time steps, with a sigmoid on the energies."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency.layers.attention.masks import check_mask
 from keras_saliency.layers.attention.peers.base import FeatureAttention, keep
+from keras_saliency.typing import Activation
 
 
 def attend(energies, values, exists):
@@ -99,7 +104,13 @@ class SelfAttention(SequenceAttention):
     ```
     """
 
-    def __init__(self, ratio=1, activation="tanh", gate_activation="sigmoid", **kwargs):
+    def __init__(
+        self,
+        ratio: int = 1,
+        activation: Activation = "tanh",
+        gate_activation: Activation = "sigmoid",
+        **kwargs: Any,
+    ):
         super().__init__(ratio, activation, **kwargs)
         self.gate_activation = keras.activations.get(gate_activation)
 

@@ -1,10 +1,15 @@
 """Attention from the energy of every neuron, without weights: SimAM."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency import validation
 from keras_saliency.layers.attention.peers.base import FeatureAttention, keep, spatial_axes
+from keras_saliency.typing import DataFormat
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -50,7 +55,7 @@ class SimAM(FeatureAttention):
 
     _gated = True
 
-    def __init__(self, epsilon=1e-4, data_format=None, **kwargs):
+    def __init__(self, epsilon: float = 1e-4, data_format: DataFormat | None = None, **kwargs: Any):
         known = {"name", "dtype", "trainable", "activity_regularizer", "autocast", "start"}
         unknown = set(kwargs) - known
         if unknown:

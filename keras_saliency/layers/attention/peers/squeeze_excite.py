@@ -1,9 +1,14 @@
 """Channel attention: squeeze and excitation."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_saliency.layers.attention.peers.base import FeatureAttention, over_space, spatial_mean
+from keras_saliency.typing import Activation
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -52,7 +57,7 @@ class SqueezeExcite(FeatureAttention):
     ```
     """
 
-    def __init__(self, ratio=16, activation="relu", **kwargs):
+    def __init__(self, ratio: int = 16, activation: Activation = "relu", **kwargs: Any):
         super().__init__(ratio, activation, **kwargs)
 
     def _build_gate(self, shape):

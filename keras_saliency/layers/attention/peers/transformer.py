@@ -1,5 +1,9 @@
 """A Transformer encoder block on Keras's own attention."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -10,6 +14,7 @@ from keras_saliency.layers.attention.convolution_heads import (
     clone_initializer,
 )
 from keras_saliency.layers.attention.start import StartingLayer
+from keras_saliency.typing import Activation, Constraint, Initializer, Regularizer
 
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
@@ -57,19 +62,19 @@ class TransformerBlock(StartingLayer):
 
     def __init__(
         self,
-        num_heads=8,
-        key_dim=64,
-        ff_dim=None,
-        dropout=0.0,
-        activation="relu",
-        epsilon=1e-6,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
+        num_heads: int = 8,
+        key_dim: int = 64,
+        ff_dim: int | None = None,
+        dropout: float = 0.0,
+        activation: Activation = "relu",
+        epsilon: float = 1e-6,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.num_heads = validation.integer("num_heads", num_heads)
