@@ -1,6 +1,5 @@
 """Every object at once: the maps of classes that a network with an MS-ROI head sees."""
 
-import contextlib
 import itertools
 
 import keras
@@ -10,6 +9,7 @@ from keras import ops
 from keras_saliency import validation
 from keras_saliency.attribution.places import find_layers
 from keras_saliency.attribution.registry import register_method
+from keras_saliency.graph.gradients import without_gradients
 from keras_saliency.graph.listening import listening
 from keras_saliency.layers.convolution.ms_roi import MSROI
 
@@ -109,7 +109,7 @@ def _look(batch, head, drawn):
         handlers.update(dict.fromkeys(stages, drawn.handler))
         for embedding in {call[0] for call in vectors}:
             handlers[embedding] = _giving(embedding, vectors)
-    with listening(handlers), keras.StatelessScope(), _without_gradients():
+    with listening(handlers), keras.StatelessScope(), without_gradients():
         passes._call_model([ops.convert_to_tensor(x) for x in flat])
     if not seen:
         raise ValueError(f"`layer`: '{head.name}' is not used when the model is called.")
@@ -127,14 +127,6 @@ def _giving(layer, vectors):
         return ops.convert_to_tensor(vectors[layer, number], layer.compute_dtype)
 
     return handler
-
-
-def _without_gradients():
-    if keras.backend.backend() != "torch":
-        return contextlib.nullcontext()
-    import torch
-
-    return torch.no_grad()
 
 
 def _ends_a_stage(layer):

@@ -12,6 +12,7 @@ from keras_saliency import validation
 from keras_saliency.complexity import reading
 from keras_saliency.complexity.indices import SeparationKind, separation_index
 from keras_saliency.complexity.selection import select_features as select
+from keras_saliency.graph.gradients import without_gradients
 from keras_saliency.graph.listening import listening
 from keras_saliency.graph.selection import selected
 from keras_saliency.typing import ArrayLike, Data, DataFrame, Layers
@@ -231,7 +232,7 @@ def _runs(model, x, batch_size, layers):
 def _call(model, batch):
     """The model's outputs; state that it would assign stays as it is."""
     training = {"training": False} if model._call_has_training_arg else {}
-    with keras.StatelessScope():
+    with keras.StatelessScope(), without_gradients():
         return model(tree.map_structure(keras.ops.convert_to_tensor, batch), **training)
 
 

@@ -1,5 +1,7 @@
 """Derivatives of a scalar by a model's variables, on whichever backend Keras runs."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops, tree
@@ -59,6 +61,15 @@ def gradient_function(score, variables, state=()):
         return float(ops.convert_to_numpy(total)), arrays
 
     return differentiate
+
+
+def without_gradients():
+    """A context in which PyTorch records nothing to differentiate; on other backends none is."""
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.no_grad()
 
 
 def _jax(run):

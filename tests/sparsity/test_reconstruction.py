@@ -11,6 +11,7 @@ from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.reconstruction.solve import Sums, admm
 from keras_saliency.sparsity.reconstruction.sweep import Refit
 from keras_saliency.sparsity.reconstruction.views import view_of
+from keras_saliency.sparsity.shrinking.blocks import influence
 
 RNG = np.random.default_rng(0)
 
@@ -451,3 +452,29 @@ def test_a_shrunk_model_computes_what_the_dense_one_did(name):
     # A budget that removes nothing gives the same model.
     same = keras_saliency.shrink_to(model, parameters=1.0, data=x, verbose=False)
     np.testing.assert_allclose(outputs(same, x), wanted, atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="others record nothing unasked")
+@pytest.mark.parametrize("way", ["refit", "gate", "masks", "wanda", "recalibrate", "blocks"])
+def test_nothing_is_recorded_to_differentiate(way):
+    # PyTorch would keep every activation of the calibration inputs until the end: gigabytes.
+    recorded = []
+
+    class Listener(layers.Layer):
+        def call(self, x):
+            recorded.append(x.requires_grad)
+            return x
+
+    hidden = (layers.Dense(6), layers.BatchNormalization(), Listener(), layers.ReLU())
+    model = sequential(*hidden, layers.Dense(3, activation="softmax"))
+    x = normal(40, 8)
+    if way == "recalibrate":
+        keras_saliency.recalibrate(model, x, reference=model)
+    elif way == "blocks":
+        influence(model, [], x, 32)
+    elif way in ("refit", "gate"):
+        keras_saliency.sparsify(model, 0.5, data=x, gate=way == "gate")
+    else:
+        method = "isparse" if way == "masks" else way
+        keras_saliency.sparsify(model, 0.5, data=x, method=method, reconstruct=False)
+    assert recorded and not any(recorded)

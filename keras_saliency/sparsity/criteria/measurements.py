@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_saliency.graph.functional import is_functional
-from keras_saliency.graph.gradients import loss_gradients
+from keras_saliency.graph.gradients import loss_gradients, without_gradients
 from keras_saliency.graph.listening import listening
 from keras_saliency.graph.steps import Steps
 from keras_saliency.sparsity.kernels import Kernel
@@ -230,7 +230,7 @@ class Measurements:
         self._inputs = {key: np.concatenate(x) if x else () for key, x in found.items()}
 
     def _run(self, handlers):
-        with listening(handlers):
+        with listening(handlers), without_gradients():
             for batch in self.batches():
                 self.model(batch, training=False)
 
@@ -274,7 +274,7 @@ class Measurements:
             return result
 
         held = 0
-        with listening({operation: handler}):
+        with listening({operation: handler}), without_gradients():
             for batch in self.batches():
                 before = len(found)
                 self.model(batch, training=False)

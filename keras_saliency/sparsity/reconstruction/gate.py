@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_saliency.graph.gradients import without_gradients
+
 # Above so many inputs the refit is trusted, below the other number nothing can be held out.
 TRUSTED, LEAST = 256, 16
 
@@ -31,7 +33,8 @@ def outputs_of(model, data, batch_size):
 
 
 def _call(model, batch):
-    return tree.flatten(model(batch, training=False))
+    with without_gradients():
+        return tree.flatten(model(batch, training=False))
 
 
 def distance(wanted, given, kinds):

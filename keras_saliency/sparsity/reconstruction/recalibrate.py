@@ -11,6 +11,7 @@ from keras import ops, tree
 from keras_saliency.graph.copying import check_built
 from keras_saliency.graph.data import read_inputs
 from keras_saliency.graph.functional import is_functional
+from keras_saliency.graph.gradients import without_gradients
 from keras_saliency.graph.steps import Steps
 from keras_saliency.typing import Data
 
@@ -67,7 +68,8 @@ def recalibrate(
     known = {}
     if reference is not None:
         check_built(reference)
-        known = _measure_all(reference, norms_of(reference), data, batch_size)
+        with without_gradients():
+            known = _measure_all(reference, norms_of(reference), data, batch_size)
         lost = [norm.name for norm in norms if norm.name not in known]
         if lost:
             _logger.warning(
@@ -77,7 +79,8 @@ def recalibrate(
             )
     before = [(v, np.array(ops.convert_to_numpy(v))) for norm in norms for v in _statistics(norm)]
     try:
-        silent = _replace(model, norms, known, data, batch_size)
+        with without_gradients():
+            silent = _replace(model, norms, known, data, batch_size)
     except BaseException:
         for variable, value in before:
             variable.assign(value)

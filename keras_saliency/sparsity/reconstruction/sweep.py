@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_saliency.graph.functional import is_functional
+from keras_saliency.graph.gradients import without_gradients
 from keras_saliency.graph.steps import Steps
 from keras_saliency.sparsity.ranking import drop_lowest, neighbours_to_drop
 from keras_saliency.sparsity.reconstruction.solve import Sums, admm, ridge_of
@@ -94,7 +95,10 @@ class Refit:
 
     def run(self):
         """Fit all kernels; returns `self`."""
+        with without_gradients():  # else PyTorch keeps all that was computed on the way
+            return self._run()
 
+    def _run(self):
         def dense(batch):
             return self.model(batch, training=False)
 

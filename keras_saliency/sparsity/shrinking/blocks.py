@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_saliency.graph.functional import functional_of, is_functional, sorted_nodes
+from keras_saliency.graph.gradients import without_gradients
 from keras_saliency.graph.symbolic import is_composite, sublayers
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.registry import has_rule
@@ -116,7 +117,7 @@ def influence(model, blocks, data, batch_size=32):
         times[index] += cosine.size
 
     samples = len(tree.flatten(data)[0])
-    with _listening(blocks, note):
+    with _listening(blocks, note), without_gradients():
         for start in range(0, samples, batch_size):
             stop = start + batch_size
             batch = tree.map_structure(lambda x, a=start, b=stop: x[a:b], data)

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_saliency import validation
+from keras_saliency.graph.gradients import without_gradients
 from keras_saliency.sparsity.significance.inffs import inffs
 from keras_saliency.sparsity.significance.scores import Score
 
@@ -64,7 +65,8 @@ def model_outputs(model, data, batch_size=32):
     batches = []
     for begin in range(0, count, batch_size):
         batch = tree.map_structure(lambda x, b=begin: x[b : b + batch_size], data)
-        outputs = tree.flatten(model(batch, training=False))
+        with without_gradients():
+            outputs = tree.flatten(model(batch, training=False))
         batches.append([ops.convert_to_numpy(ops.stop_gradient(x)) for x in outputs])
     return [np.concatenate(parts).astype(np.float64) for parts in zip(*batches, strict=True)]
 
