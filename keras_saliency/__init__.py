@@ -4,10 +4,53 @@
 ``keras.saving.load_model`` finds them; everything else is imported on first use.
 """
 
+# ruff: noqa: F401, F403
 import importlib
+from typing import TYPE_CHECKING
 
 from keras_saliency import layers, regularizers
 from keras_saliency.version import __version__
+
+if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
+    from keras_saliency import (
+        attribution,
+        callbacks,
+        complexity,
+        imaging,
+        models,
+        racknet,
+        scale_space,
+        sparsity,
+        visualization,
+    )
+    from keras_saliency.attribution import saliency_map
+    from keras_saliency.callbacks import (
+        KeepSparsity,
+        ReDoCallback,
+        RePrCallback,
+        iSparseCallback,
+    )
+    from keras_saliency.complexity import separation_index, smoothness_index
+    from keras_saliency.layers import *
+    from keras_saliency.models import add_attention
+    from keras_saliency.racknet import DatasetStatistics, RACKNet
+    from keras_saliency.sparsity import (
+        Sparsifier,
+        accelerate,
+        compare,
+        edge_significance,
+        inffs,
+        merge_lora,
+        polish,
+        recalibrate,
+        save_compressed,
+        sensitivity,
+        shrink,
+        shrink_to,
+        sparsify,
+        sparsity_report,
+        strip_masks,
+    )
 
 # Public name -> module that defines it. A subpackage maps to itself.
 _LAZY = {

@@ -5,7 +5,8 @@ import inspect
 import math
 import numbers
 import reprlib
-from typing import get_args
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from keras_saliency.typing import DataFormat
 
 DATA_FORMATS = get_args(DataFormat)
 _LARGEST = float(np.finfo("float32").max)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 120
@@ -225,7 +228,7 @@ def pair(name, value):
 # ---- in one declarative place ----------------------------------------------------------------
 
 
-def checked(**rules):
+def checked(**rules: Callable[[str, Any], Any]) -> Callable[[_Function], _Function]:
     """Decorate a function so that its arguments are checked before it begins.
 
     Args:

@@ -159,6 +159,16 @@ def test_every_public_signature_is_typed(package):
     assert (ROOT / "py.typed").exists()
 
 
+def test_checkers_see_what_is_imported_on_first_use():
+    (block,) = (
+        x
+        for x in ast.parse(Path(keras_saliency.__file__).read_text()).body
+        if isinstance(x, ast.If)
+    )
+    seen = {alias.name for line in block.body for alias in line.names}
+    assert seen == {*keras_saliency._LAZY, *keras_saliency._SUBPACKAGES, "*"}
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = keras_saliency.no_such_name
