@@ -242,7 +242,8 @@ def main():
                 print(row.round(3).to_string(index=False, header=len(frame) == 1), flush=True)
                 if not options.small:
                     frame.to_csv(rows, index=False)
-    total = frame[["features, s", "tuning, s"]].mean() * len(names)
+    # Medians: a machine that is busy for one row is not the method's time.
+    total = frame.groupby("backbone")[["features, s", "tuning, s"]].median().sum()
     notes = f"""{len(names)} backbones, {options.samples} labelled samples of {SIDE} x {SIDE} pixels
     (EfficientNet-Lite0 has them at {LARGE} x {LARGE}), {TEST} to test on; the whole network
     fine-tuned for {options.epochs} epochs in batches of 16 by Adam, from 1e-3 to 0 along a cosine.

@@ -2,9 +2,7 @@
 
 import keras
 import numpy as np
-from keras import ops, tree
-
-from keras_saliency.graph.gradients import without_gradients
+from keras import tree
 
 # Above so many inputs the refit is trusted, below the other number nothing can be held out.
 TRUSTED, LEAST = 256, 16
@@ -20,21 +18,6 @@ def split(data, seed):
         return tree.map_structure(lambda x: x[np.sort(index)], data)
 
     return take(order[held:]), take(order[:held])
-
-
-def outputs_of(model, data, batch_size):
-    """The outputs on `data`: a list of float64 arrays."""
-    count = len(tree.flatten(data)[0])
-    batches = []
-    for start in range(0, count, batch_size):
-        batch = tree.map_structure(lambda x, a=start: x[a : a + batch_size], data)
-        batches.append([ops.convert_to_numpy(ops.stop_gradient(y)) for y in _call(model, batch)])
-    return [np.concatenate(parts).astype("float64") for parts in zip(*batches, strict=True)]
-
-
-def _call(model, batch):
-    with without_gradients():
-        return tree.flatten(model(batch, training=False))
 
 
 def distance(wanted, given, kinds):

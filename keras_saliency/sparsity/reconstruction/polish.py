@@ -8,7 +8,8 @@ from keras import ops, tree
 
 from keras_saliency.graph.copying import check_built
 from keras_saliency.graph.data import read_inputs
-from keras_saliency.sparsity.reconstruction.gate import output_kinds, outputs_of
+from keras_saliency.sparsity.reconstruction.gate import output_kinds
+from keras_saliency.sparsity.significance.outputs import model_outputs
 from keras_saliency.typing import Data
 
 
@@ -68,9 +69,9 @@ def polish(
         raise ValueError("`data` must hold inputs of the model. Received: data=None")
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise ValueError(f"`steps` must be a positive integer. Received: steps={steps!r}")
-    wanted = [y.astype("float32") for y in outputs_of(reference, data, batch_size)]
+    wanted = [y.astype("float32") for y in model_outputs(reference, data, batch_size)]
     sample = tree.map_structure(lambda x: x[:2], data)
-    given = outputs_of(model, sample, batch_size)
+    given = model_outputs(model, sample, batch_size)
     if [y.shape[1:] for y in given] != [y.shape[1:] for y in wanted]:
         raise ValueError(
             "`model` and `reference` must have the same outputs. Received shapes "

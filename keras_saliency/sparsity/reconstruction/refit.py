@@ -12,11 +12,11 @@ from keras_saliency.sparsity.reconstruction.gate import (
     TRUSTED,
     distance,
     output_kinds,
-    outputs_of,
     split,
 )
 from keras_saliency.sparsity.reconstruction.recalibrate import recalibrate
 from keras_saliency.sparsity.reconstruction.sweep import Refit
+from keras_saliency.sparsity.significance.outputs import model_outputs
 
 
 def resolve(reconstruct, data, argument="reconstruct"):
@@ -99,10 +99,10 @@ def reconstruct(model, make_copy, data, masks, *, plain_masks=None, gate="auto",
 
     seed, batch_size = options.get("seed", 0), options.get("batch_size", 32)
     rest, held = split(data, seed)
-    wanted = outputs_of(model, held, batch_size)
+    wanted = model_outputs(model, held, batch_size)
     kinds = output_kinds(model, len(wanted))
     found = {
-        name: distance(wanted, outputs_of(make(rest).copy, held, batch_size), kinds)
+        name: distance(wanted, model_outputs(make(rest).copy, held, batch_size), kinds)
         for name, make in (("refit", refit), ("masks", leave))
     }
     winner = "refit" if found["refit"] <= found["masks"] else "masks"

@@ -22,7 +22,6 @@ from keras_saliency.graph.selection import selected
 from keras_saliency.graph.symbolic import sublayers
 from keras_saliency.sparsity.kernels import maskable_kernels
 from keras_saliency.sparsity.reconstruction import refit
-from keras_saliency.sparsity.reconstruction.gate import outputs_of
 from keras_saliency.sparsity.shrinking.blocks import (
     Block,
     blocks_of_graph,
@@ -34,6 +33,7 @@ from keras_saliency.sparsity.shrinking.blocks import (
     symbols,
 )
 from keras_saliency.sparsity.shrinking.cost import count_parameters
+from keras_saliency.sparsity.significance.outputs import model_outputs
 
 # Names under which a config says how many blocks there are.
 DEPTHS = ("num_layers", "num_blocks", "depth")
@@ -119,7 +119,7 @@ def _shortened(model, plan, counts, data, names, fits, verbose, options):
     small = _plan_of(source, plan).build(keep)
     part = tree.map_structure(lambda x: x[:8], data)
     for a, b in zip(
-        outputs_of(source, part, batch_size), outputs_of(small, part, batch_size), strict=True
+        model_outputs(source, part, batch_size), model_outputs(small, part, batch_size), strict=True
     ):
         if a.shape != b.shape or np.abs(a - b).max() > 1e-3 * np.abs(a).max() + 1e-6:
             raise ValueError(
