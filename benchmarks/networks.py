@@ -18,6 +18,8 @@ from keras import layers
 from pretrained import efficientnet_lite0 as efficientnet_lite0
 from pretrained import labelled_pictures as labelled_pictures
 from pretrained import photographs as photographs
+from sentences import minilm as minilm
+from sentences import sentences as sentences
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "keras_saliency-networks"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

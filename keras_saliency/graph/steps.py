@@ -32,7 +32,20 @@ class Step:
         self.outputs = outputs
 
     def run(self, values):
-        """Call the operation on the tensors in `values`, a dict; returns a dict of its outputs."""
+        """Call the operation on the tensors in `values`, a dict; returns a dict of its outputs.
+
+        It can be run again: attention takes the masks that Keras carries off its inputs, they are
+        put back.
+        """
+        masked = [(x, keras.src.backend.get_keras_mask(x)) for x in map(values.get, self.inputs)]
+        results = self.run_last(values)
+        for x, mask in masked:
+            if mask is not None:
+                keras.src.backend.set_keras_mask(x, mask)
+        return results
+
+    def run_last(self, values):
+        """As `run`, with the tensors left as the operation leaves them, as in the model itself."""
 
         def fill(x):
             return values[x.number] if isinstance(x, Slot) else x
@@ -113,7 +126,7 @@ class Steps:
         """Run a step on every batch of tensors, and let go of those that nothing reads any more."""
         dead = self.dead_after(index)
         for values in batches:
-            values.update(self.steps[index].run(values))
+            values.update(self.steps[index].run_last(values))
             for number in dead:
                 values.pop(number, None)
 

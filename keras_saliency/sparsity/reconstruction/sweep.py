@@ -1,6 +1,5 @@
 """What is left after pruning is fitted to what the dense network computes, layer by layer."""
 
-import contextlib
 import logging
 import zlib
 from itertools import chain
@@ -13,6 +12,13 @@ from keras_saliency.graph.functional import is_functional
 from keras_saliency.graph.gradients import without_gradients
 from keras_saliency.graph.steps import Steps
 from keras_saliency.sparsity.ranking import drop_lowest, neighbours_to_drop
+from keras_saliency.sparsity.reconstruction.padding import (
+    carried_masks,
+    draw,
+    given_masks,
+    mask_for,
+)
+from keras_saliency.sparsity.reconstruction.recording import recorded
 from keras_saliency.sparsity.reconstruction.solve import Sums, admm, ridge_of
 from keras_saliency.sparsity.reconstruction.views import view_of
 
@@ -150,6 +156,7 @@ class Refit:
                     lambda values, a=a: a.run(values),
                     lambda values, b=b: b.run(values),
                     list(zip(*streams, strict=True)),
+                    self._masks(b, streams[1]),
                 )
                 self._mask_rest(part)
             self._mask_rest(outer)
@@ -177,7 +184,7 @@ class Refit:
         if len(kernels) < 2:
             return [kernels] if kernels else []
         order = []
-        with _recorded({id(k.layer): k.layer for k in kernels}, order):
+        with recorded({id(k.layer): k.layer for k in kernels}, order):
             run()
         reads = {}
         for key, x in order:  # it holds the tensors, so that no two have the same `id`
@@ -188,6 +195,14 @@ class Refit:
         lists = [part for part in lists.values() if part]
         few = -(-len(lists) // PASSES)
         return [[*chain(*lists[i : i + few])] for i in range(0, len(lists), few)]
+
+    def _masks(self, step, stream):
+        """For each batch the masks that may mark padding in a step's inputs."""
+        tensors = ([values[number] for number in step.inputs] for values in stream)
+        return [
+            given_masks(self.model, batch) + carried_masks(x)
+            for batch, x in zip(self._batches(), tensors, strict=True)
+        ]
 
     def _progress(self, count):
         from tqdm import tqdm
@@ -205,7 +220,11 @@ class Refit:
             if not self._checked(view, streams[1][0][number][:2]):
                 continue
             norm = self._only_reader(step, steps) if view.bias is None else None
-            pairs = ((p[number], d[dense_step.inputs[0]]) for d, p in zip(*streams, strict=True))
+            masks = self._masks(step, streams[1])
+            pairs = (
+                (p[number], d[dense_step.inputs[0]], mask)
+                for d, p, mask in zip(*streams, masks, strict=True)
+            )
             self._fit(kernel, view, self._sums(kernel, view, pairs, norm is not None), norm)
 
     def _checked(self, view, x):
@@ -229,24 +248,28 @@ class Refit:
         return norm
 
     def _sums(self, kernel, view, pairs, centred=False):
-        """Sums over the pairs of inputs, pruned and dense."""
+        """Sums over the pairs of inputs, pruned and dense, each with masks that may fit them."""
         weights = view.matrix(np.array(ops.convert_to_numpy(kernel.variable), "float64"))
         rng = np.random.default_rng([self.seed, zlib.crc32(kernel.key.encode())])
         sums = None
-        for pruned, dense in pairs:
+        for pruned, dense, masks in pairs:
             same = pruned is dense
             pruned = view.prepare(pruned)
             dense = pruned if same else view.prepare(dense)
             places = view.positions(pruned)
-            chosen = None
             wanted = max(16, -(-ROWS // self.samples))
-            if places > wanted:
-                chosen = rng.integers(0, places, (len(pruned), wanted))
+            mask = mask_for(pruned, places, masks)
+            chosen, real = draw(rng, len(pruned), places, wanted, mask)
             if sums is None:
                 rows = self.samples * min(places, wanted)
                 sums = Sums(weights, rows, centred or view.bias is not None)
-            rows = view.rows(pruned, chosen)
-            sums.add(rows, rows if same else view.rows(dense, chosen))
+
+            def rows_of(x, chosen=chosen, real=real):
+                rows = view.rows(x, chosen)
+                return rows if real is None else rows[real.reshape(-1)]
+
+            rows = rows_of(pruned)
+            sums.add(rows, rows if same else rows_of(dense))
         return sums
 
     def _fit(self, kernel, view, sums, norm=None):
@@ -318,7 +341,7 @@ class Refit:
             kernels, lambda batch: self.model(batch, training=False), None, self._batches()
         )
 
-    def _intercept(self, kernels, run_dense, run_pruned, batches):
+    def _intercept(self, kernels, run_dense, run_pruned, batches, masks=None):
         """Fit kernels on the inputs that their layers are called with.
 
         Args:
@@ -326,8 +349,11 @@ class Refit:
             run_dense, run_pruned: Functions of what `batches` holds that call the layers of the
                 model and of the copy. Without the second the dense inputs stand for both.
             batches: Batches of the model's inputs, or pairs of the two streams' tensors.
+            masks: For each batch a list of the masks that may mark padding.
         """
         batches = list(batches)
+        if masks is None:
+            masks = [given_masks(self.model, batch) for batch in self._batches()]
         views = [(k, self._views[k.key]) for k in kernels if k.key in self._views]
         while views:
             held, part = 0, []
@@ -335,20 +361,20 @@ class Refit:
                 kernel, view = views.pop(0)
                 held += view.matrix(np.empty(kernel.shape, bool)).shape[1] ** 2
                 part.append((kernel, view))
-            self._intercept_part(part, run_dense, run_pruned, batches)
+            self._intercept_part(part, run_dense, run_pruned, batches, masks)
 
-    def _intercept_part(self, part, run_dense, run_pruned, batches):
+    def _intercept_part(self, part, run_dense, run_pruned, batches, masks):
         mine = {id(view.layer): view.layer for _, view in part}
         theirs = {key: self._dense_layers[key] for key in mine}
         collected = {kernel.key: [] for kernel, _ in part}
         seen = {}
-        for batch in batches:
+        for batch, known in zip(batches, masks, strict=True):
             given, other = (batch, None) if run_pruned is None else batch
-            with _recorded(theirs) as dense:
+            with recorded(theirs) as dense:
                 run_dense(given)
             pruned = dense
             if run_pruned is not None:
-                with _recorded(mine) as pruned:
+                with recorded(mine) as pruned:
                     run_pruned(other)
             for kernel, view in part:
                 a, b = dense[id(view.layer)], pruned[id(view.layer)]
@@ -357,7 +383,7 @@ class Refit:
                         view, b[0][:2]
                     )
                 if seen.get(kernel.key) and len(a) == len(b):
-                    collected[kernel.key] += zip(b, a, strict=True)
+                    collected[kernel.key] += zip(b, a, [known] * len(b), strict=True)
         for kernel, view in part:
             if collected[kernel.key]:
                 self._fit(kernel, view, self._sums(kernel, view, collected.pop(kernel.key)))
@@ -381,26 +407,3 @@ def _holds(operation, layer):
         isinstance(operation, keras.layers.Layer)
         and any(layer is part for part in operation._flatten_layers())
     )
-
-
-@contextlib.contextmanager
-def _recorded(layers, order=None):
-    """While open, note the first argument of every call of the layers, by key, and their order."""
-    found = {key: [] for key in layers}
-    for key, layer in layers.items():
-        call = layer.call
-
-        def recorded(*args, _call=call, _key=key, **kwargs):
-            x = args[0] if args else next(iter(kwargs.values()))
-            if order is not None:
-                order.append((_key, x))
-                return _call(*args, **kwargs)
-            found[_key].append(np.asarray(ops.convert_to_numpy(ops.stop_gradient(x))))
-            return _call(*args, **kwargs)
-
-        layer.__dict__["call"] = recorded
-    try:
-        yield found
-    finally:
-        for layer in layers.values():
-            layer.__dict__.pop("call", None)
