@@ -49,13 +49,11 @@ def _without_torchvision():
             sys.modules[f"torchvision{name}"] = mock.MagicMock()
 
 
-def torch_peers(model, x, steps):
-    import captum.attr
+def torch_channels(model):
+    """Return what pytorch-grad-cam takes: the model channels first, and the way back."""
     import torch
 
     _without_torchvision()
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     class Channels(torch.nn.Module):
         """The peer reads channels first."""
@@ -67,10 +65,18 @@ def torch_peers(model, x, steps):
         def forward(self, x):
             return self.net(x.permute(0, 2, 3, 1), training=False)
 
-    def turn(tensor):
-        return tensor.permute(0, 3, 1, 2)
+    return Channels(), lambda tensor: tensor.permute(0, 3, 1, 2)
 
-    cam = GradCAM(Channels(), [model.get_layer(LAYER)], reshape_transform=turn)
+
+def torch_peers(model, x, steps):
+    import captum.attr
+    import torch
+
+    module, turn = torch_channels(model)
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    cam = GradCAM(module, [model.get_layer(LAYER)], reshape_transform=turn)
     peer = captum.attr.IntegratedGradients(lambda x: model(x, training=False))
     first = torch.tensor(x).permute(0, 3, 1, 2)
 
@@ -88,7 +94,7 @@ def torch_peers(model, x, steps):
     )
 
 
-def tensorflow_peers(model, x, steps):
+def tensorflow_peers(model, x, steps, rows=8):
     import tensorflow as tf
 
     inner = keras.Model(model.input, [model.get_layer(LAYER).output, model.output])
@@ -104,8 +110,8 @@ def tensorflow_peers(model, x, steps):
 
     def integrated():
         total = 0.0
-        for start in range(0, steps, 8):
-            places = (np.arange(start, min(start + 8, steps)) + 0.5) / steps
+        for start in range(0, steps, rows):
+            places = (np.arange(start, min(start + rows, steps)) + 0.5) / steps
             path = tf.constant(places.reshape(-1, 1, 1, 1).astype("float32") * x[:1])
             with tf.GradientTape() as tape:
                 tape.watch(path)
@@ -116,7 +122,7 @@ def tensorflow_peers(model, x, steps):
     return ("GradientTape by hand", cam), ("GradientTape by hand", integrated)
 
 
-def jax_peers(model, x, steps):
+def jax_peers(model, x, steps, rows=8):
     import jax
 
     weights = [v.value for v in model.trainable_variables]
@@ -138,8 +144,8 @@ def jax_peers(model, x, steps):
 
     def integrated():
         found = 0.0
-        for start in range(0, steps, 8):
-            places = (np.arange(start, min(start + 8, steps)) + 0.5) / steps
+        for start in range(0, steps, rows):
+            places = (np.arange(start, min(start + rows, steps)) + 0.5) / steps
             found += gradient(places.reshape(-1, 1, 1, 1).astype("float32") * x[:1]).sum(axis=0)
         return np.asarray(x[:1] * (found / steps))
 

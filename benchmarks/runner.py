@@ -158,6 +158,37 @@ def peak_memory(code, *values, env=None):
     return int(result.stdout.split("peak-bytes")[-1])
 
 
+def working_memory(task):
+    """Return the bytes that `task` takes at most beyond what the process holds; Linux with glibc.
+
+    What earlier tasks freed is given back first, so that tasks of one process can be compared.
+    """
+    import ctypes
+    import gc
+
+    def status(name):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith(name))
+
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = status("VmRSS")
+    block(task())
+    return status("VmHWM") - before
+
+
+def cpu_seconds(tasks, repeats=3):
+    """Return the median CPU seconds of callables that run in turn, where a clock would lie."""
+    seconds = {name: [] for name in tasks}
+    for _ in range(repeats):
+        for name, task in tasks.items():
+            start = time.process_time()
+            block(task())
+            seconds[name].append(time.process_time() - start)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
 def applications(measure, options, quick):
     """Run `measure(name)` for the models of keras.applications, one after another.
 
