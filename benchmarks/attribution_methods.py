@@ -35,7 +35,11 @@ METHODS = (
     *("robust_cam", "gradient", "gradient_x_input", *MANY),
 )
 # Nothing may grow with the inputs and samples: the same again with more of them.
-AGAIN = {"grad_cam": (4, {}), "integrated_gradients": (1, {"steps": 4 * SAMPLES})}
+AGAIN = {
+    "prediction": (4, {}),
+    "grad_cam": (4, {}),
+    "integrated_gradients": (1, {"steps": 4 * SAMPLES}),
+}
 
 
 def torch_by_method(model, x, background):
@@ -132,7 +136,7 @@ def main():
         if len(table.find(method=method, images=len(inputs), options=shown)):
             return
         if method == "prediction":
-            ours = predict
+            ours = functools.partial(model.predict, inputs, batch_size=ROWS, verbose=0)
         else:
             target = None if method == "robust_cam" else CLASS  # which looks at the highest five
             given = {"target": target, "batch_size": ROWS, **given}

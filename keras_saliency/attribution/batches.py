@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_saliency import validation
+from keras_saliency.attribution.passes import check_ids
 from keras_saliency.attribution.places import candidates, channel_axis, places_of
 from keras_saliency.attribution.resizing import resize
 
@@ -42,9 +43,10 @@ class Batch:
     def __len__(self):
         return len(self.chosen)
 
-    def embedded(self, i, ids):
-        """The vectors of ids at the first embedding that input `i` feeds."""
+    def embedded(self, i, ids, name="inputs"):
+        """The vectors of ids, given as `name`, at the first embedding that input `i` feeds."""
         layer, _ = self.passes.embeddings[i][0]
+        check_ids(name, ids, layer)
         with keras.StatelessScope():
             vectors = layer.call(ops.convert_to_tensor(ids))
         return ops.convert_to_numpy(vectors).astype("float32")

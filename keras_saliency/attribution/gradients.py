@@ -105,10 +105,11 @@ def _baselines(batch, baseline):
         part = np.asarray(part)
         if part.dtype.kind not in "iuf":
             raise validation.wrong("baseline", "a number or an array of numbers", baseline)
+        part = validation.array("baseline", part, finite=True)
         if passes.embeddings[i] and part.ndim and part.dtype.kind in "iu":
             ids = passes.inputs[i]
             part = np.broadcast_to(part, ids.shape)[batch.chosen]
-            part = batch.embedded(i, part)
+            part = batch.embedded(i, part, "baseline")
         elif part.ndim == x.ndim and len(part) == passes.count and passes.count > 1:
             part = part[batch.chosen]
         try:
@@ -174,9 +175,9 @@ def expected_gradients(batch, background=None, samples=50, seed=0):
         )
     pools = []
     for i, part, x in zip(passes.moving, parts, batch.values, strict=True):
-        part = validation.array("background", part)
+        part = validation.array("background", part, finite=True)
         if passes.embeddings[i]:
-            part = batch.embedded(i, part)
+            part = batch.embedded(i, part, "background")
         if part.shape[1:] != x.shape[1:]:
             raise ValueError(
                 f"`background` must hold inputs of shape {x.shape[1:]}. Received: {part.shape[1:]}"

@@ -88,6 +88,7 @@ class Passes:
             number, calls[layer] = calls[layer], calls[layer] + 1
             for i, x in enumerate(sample):
                 if x.dtype.kind in "iuf" and x.shape == value.shape and (x == value).all():
+                    check_ids("inputs", self.inputs[i], layer)
                     self.embeddings[i].append((layer, number))
 
         self._listen(layers, heard)
@@ -248,6 +249,16 @@ class Passes:
             result["marked_gradients"] = {k: g / np.float32(scale) for k, g in marked.items()}
             result["scores"] = result["scores"] / np.float32(scale)
         return result
+
+
+def check_ids(name, ids, layer):
+    """Refuse what an embedding has no vector for; JAX would take another's."""
+    size = getattr(layer, "input_dim", None)
+    if size is not None and (ids.min() < 0 or ids.max() >= size):
+        raise ValueError(
+            f"`{name}` must be ids from 0 to {size - 1}, which '{layer.name}' knows. Received: "
+            f"ids from {ids.min()} to {ids.max()}"
+        )
 
 
 def _computes_in_half(model):

@@ -24,8 +24,10 @@ def _filled(batch, fill, position):
     """The value that stands for 'nothing', for one input row."""
     i = batch.passes.moving[position]
     if batch.passes.embeddings[i]:
-        return batch.embedded(i, np.full((1, 1), int(fill)))[0, 0]
-    return np.float32(fill)
+        whole = isinstance(fill, float) and fill.is_integer()  # as the default is
+        fill = validation.integer("fill", int(fill) if whole else fill, minimum=0)
+        return batch.embedded(i, np.full((1, 1), fill), "fill")[0, 0]
+    return np.float32(validation.number("fill", fill))
 
 
 @register_method("occlusion")

@@ -131,6 +131,28 @@ def cams():
             sys.modules.pop(name, None)
 
 
+class Channels(torch.nn.Module):
+    """pytorch-grad-cam reads channels first."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.net = model
+
+    def forward(self, x):
+        return self.net(x.permute(0, 2, 3, 1), training=False)
+
+
+def peers_map(model, images, peer):
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    def turn(x):
+        return x.permute(0, 3, 1, 2)
+
+    cam = peer(Channels(model), [model.get_layer("features")], reshape_transform=turn)
+    targets = [ClassifierOutputTarget(CLASS)] * len(images)
+    return cam(input_tensor=torch.tensor(images).permute(0, 3, 1, 2), targets=targets)
+
+
 @pytest.mark.parametrize(
     ("method", "peer"),
     [
@@ -141,24 +163,7 @@ def cams():
     ],
 )
 def test_cams(model, images, cams, method, peer):
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    class Channels(torch.nn.Module):
-        """The peer reads channels first."""
-
-        def __init__(self):
-            super().__init__()
-            self.net = model
-
-        def forward(self, x):
-            return self.net(x.permute(0, 2, 3, 1), training=False)
-
-    def turn(x):
-        return x.permute(0, 3, 1, 2)
-
-    cam = getattr(cams, peer)(Channels(), [model.get_layer("features")], reshape_transform=turn)
-    targets = [ClassifierOutputTarget(CLASS)] * len(images)
-    theirs = cam(input_tensor=torch.tensor(images).permute(0, 3, 1, 2), targets=targets)
+    theirs = peers_map(model, images, getattr(cams, peer))
     ours = saliency_map(
         model, images, method, target=CLASS, layer="features", normalize=None, resize=True
     )
@@ -167,3 +172,28 @@ def test_cams(model, images, cams, method, peer):
     ours = (ours - low) / (ours.max((1, 2), keepdims=True) - low)
     # The peer adds 1e-6 to Grad-CAM++'s denominators, where ours takes 0/0 as 0.
     agree(ours, theirs, 1e-3 if method == "grad_cam_plus_plus" else 1e-4)
+
+
+def test_eigen_cam_of_centred_features(images, cams):
+    """The peer takes the mean of the positions away and keeps one sign of the direction."""
+
+    class Centred(layers.Layer):
+        def call(self, x):
+            return x - keras.ops.mean(x, axis=(1, 2), keepdims=True)
+
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            layers.Conv2D(6, 3, padding="same", activation="relu"),
+            Centred(name="features"),
+            layers.Flatten(),
+            layers.Dense(4),
+        ]
+    )
+    theirs = peers_map(model, images, cams.EigenCAM)
+    ours = saliency_map(model, images, "eigen_cam", layer="features", normalize=None)
+    for a, b in zip(ours, theirs, strict=True):
+        shown = b > 0
+        assert 0.1 < shown.mean() < 0.9
+        agree(a[shown] / a[shown].max(), b[shown])

@@ -264,6 +264,22 @@ def test_gradients_of_ids_are_those_of_their_vectors():
     assert values.sum() == pytest.approx(scores[0] - scores[1], abs=2e-3)
 
 
+@pytest.mark.parametrize(
+    "ids, options, message",
+    [
+        (99, {"method": "gradient"}, "`inputs` must be ids"),
+        (-1, {"method": "gradient"}, "`inputs` must be ids"),
+        (1, {"method": "occlusion", "fill": 99}, "`fill` must be ids"),
+        (1, {"method": "occlusion", "fill": 0.5}, "`fill` must be an integer"),
+        (1, {"method": "integrated_gradients", "baseline": np.full(4, 99)}, "`baseline` must be"),
+        (1, {"method": "expected_gradients", "background": np.full((2, 4), 99)}, "`background`"),
+    ],
+)
+def test_ids_that_the_embedding_does_not_know(ids, options, message):
+    with pytest.raises(ValueError, match=message):
+        saliency_map(words(), np.array([[1, 2, 3, ids]]), **options)
+
+
 def test_several_inputs_and_outputs():
     a, b = keras.Input((6, 2), name="a"), keras.Input((3,), name="b")
     flag = keras.Input((3,), dtype="bool", name="flag")
@@ -445,6 +461,10 @@ def test_methods_of_ones_own(images):
         ({"steps": 3}, "no option 'steps'"),
         ({"method": "expected_gradients"}, "`background` must be given"),
         ({"method": "integrated_gradients", "baseline": np.zeros((3, 3))}, "`baseline` must"),
+        ({"method": "integrated_gradients", "baseline": np.nan}, "`baseline` must be finite"),
+        ({"method": "expected_gradients", "background": [[np.nan]]}, "`background` must be finite"),
+        ({"method": "occlusion", "fill": np.nan}, "`fill` must be a number"),
+        ({"method": "occlusion", "fill": "mean"}, "`fill` must be a number"),
         ({"reduce": "mean"}, "`reduce`"),
         ({"reduce": None}, "makes maps"),
         ({"normalize": "l2"}, "`normalize`"),
