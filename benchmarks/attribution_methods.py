@@ -31,8 +31,8 @@ MANY = {
     "rise": {"samples": SAMPLES},
 }
 METHODS = (
-    *("prediction", "random", "cam", "grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "eigen_cam"),
-    *("robust_cam", "gradient", "gradient_x_input", *MANY),
+    *("prediction", "random", "cam", "grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam"),
+    *("eigen_cam", "robust_cam", "gradient", "gradient_x_input", *MANY),
 )
 # Nothing may grow with the inputs and samples: the same again with more of them.
 AGAIN = {
