@@ -95,7 +95,7 @@ def choice(name, value, choices):
     raise wrong(name, f"one of {', '.join(map(repr, choices))}", value)
 
 
-def array(name, value, ranks=None, finite=False, empty=False):
+def array(name, value, ranks=None, finite=False, empty=False) -> np.ndarray:
     """Return numbers as a NumPy array in the machine's own byte order.
 
     Args:

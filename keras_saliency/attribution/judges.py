@@ -17,7 +17,7 @@ from keras_saliency.graph.functional import functional_of, is_functional
 from keras_saliency.typing import ArrayLike, Data, DataFrame
 
 
-def _single(model, inputs):
+def _single(model, inputs) -> np.ndarray:
     x = read_inputs(model, inputs, argument="inputs")
     parts = tree.flatten(x)
     if len(parts) != 1:
@@ -28,7 +28,7 @@ def _single(model, inputs):
     return x
 
 
-def _maps_for(maps, x):
+def _maps_for(maps, x) -> np.ndarray:
     maps = validation.array("maps", maps, finite=True).astype("float64")
     if maps.shape != x.shape[:-1]:
         raise ValueError(

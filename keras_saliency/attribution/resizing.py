@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 
-def resize(maps, space):
+def resize(maps, space) -> np.ndarray:
     """Maps `(rows, *extent)` at another extent: linear, between the centres of the positions."""
     maps = np.asarray(maps)
     if maps.shape[1:] == tuple(space):

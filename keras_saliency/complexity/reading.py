@@ -21,7 +21,7 @@ def read(x, y, max_samples=None, model=None):
     return x, y
 
 
-def samples(name, x):
+def samples(name, x) -> np.ndarray:
     """Samples as rows of numbers; axes behind the first are flattened."""
     x = validation.array(name, x, finite=True)
     if not x.ndim:
@@ -32,7 +32,7 @@ def samples(name, x):
     return x if x.dtype in ("float32", "float64") else x.astype("float64")
 
 
-def labels(name, y):
+def labels(name, y) -> np.ndarray:
     """One label per sample: integers or strings of any shape (n,) or (n, 1), or one-hot rows."""
     y = y if isinstance(y, np.ndarray) and y.dtype.kind in "OUS" else _numbers(name, y)
     if y.dtype.kind == "O":
@@ -56,7 +56,7 @@ def labels(name, y):
     return y
 
 
-def targets(name, y):
+def targets(name, y) -> np.ndarray:
     """Targets as rows of float64."""
     y = validation.array(name, y, ranks=(1, 2), finite=True)
     return samples(name, y).astype("float64")
@@ -98,7 +98,7 @@ def _check_objects(name, y):
         )
 
 
-def _numbers(name, y):
+def _numbers(name, y) -> np.ndarray:
     if isinstance(y, (list, tuple)) and len(y) and isinstance(y[0], str):
         return np.asarray(y)
     return validation.array(name, y, finite=True)

@@ -80,7 +80,7 @@ def defend(
     if seed is None:
         seed = int(np.random.default_rng().integers(2**31))
     probabilities = probabilities_of(model, images.astype("float32"))
-    total, votes = 0, 0
+    total, votes = np.float64(0), np.float64(0)
     for run in range(ensemble):
         # A seed of its own for each run, so that runs of neighbouring seeds do not meet.
         own = int(np.random.SeedSequence([seed, run]).generate_state(1)[0])

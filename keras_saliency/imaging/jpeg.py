@@ -92,8 +92,8 @@ def semantic_jpeg(
     if final_quality is not None and quality is None:
         quality = (30, 70)
     ranges = _RANGES if quality is None else (quality,)
-    coarsen = _Coefficients if mode == "coefficients" else _Mosaic
-    coarsen = coarsen(encoder, chosen.repeat(side // 8, 0).repeat(side // 8, 1), levels)
+    scheme = _Coefficients if mode == "coefficients" else _Mosaic
+    coarsen = scheme(encoder, chosen.repeat(side // 8, 0).repeat(side // 8, 1), levels)
     made = (coarsen(one) for one in ranges)
     if final_quality is not None:
         file = encoder(next(made), final_quality)

@@ -68,9 +68,12 @@ def image_quality(
         chosen = reading.saliency("saliency", saliency, first.shape[:2]) > 0.5
         if chosen.ndim != 2:
             raise ValueError(f"`saliency` must be one map. Received: shape={chosen.shape}")
-    names = list(other) if isinstance(other, dict) else None
-    others = list(other.values()) if names is not None else other
-    others = others if isinstance(others, list | tuple) else [others]
+    names = None
+    others: Sequence[Any]
+    if isinstance(other, Mapping):
+        names, others = list(other), list(other.values())
+    else:
+        others = other if isinstance(other, list | tuple) else [other]
     if not others:
         raise validation.wrong("other", "at least one picture", other)
     return pd.DataFrame([_row(first, one, chosen) for one in others], index=names)

@@ -7,7 +7,7 @@ import numpy as np
 from keras_saliency import validation
 
 
-def picture(name, value):
+def picture(name, value) -> np.ndarray:
     """Pixels of a grey or RGB picture, uint8 `(height, width)` or `(height, width, 3)`."""
     if isinstance(value, bytes | bytearray):
         from PIL import Image
@@ -37,7 +37,7 @@ def picture(name, value):
     return np.ascontiguousarray(pixels)
 
 
-def batch(name, value):
+def batch(name, value) -> np.ndarray:
     """A batch of images `(images, height, width, channels)`."""
     value = validation.array(name, value, finite=True)
     if value.ndim == 3:
@@ -48,7 +48,7 @@ def batch(name, value):
     return validation.array(name, value, ranks=(4,))
 
 
-def saliency(name, value, extent):
+def saliency(name, value, extent) -> np.ndarray:
     """Maps in [0, 1], resized to `extent`, the last two axes of the result."""
     from skimage.transform import resize
 
@@ -69,12 +69,12 @@ def saliency(name, value, extent):
     if (rows, columns) != tuple(extent):
         shrinks = rows > height
         flat = maps.reshape(-1, rows, columns)
-        flat = [resize(x, extent, order=1, mode="edge", anti_aliasing=shrinks) for x in flat]
-        maps = np.stack(flat).reshape(*maps.shape[:-2], *extent)
+        made = [resize(x, extent, order=1, mode="edge", anti_aliasing=shrinks) for x in flat]
+        maps = np.stack(made).reshape(*maps.shape[:-2], *extent)
     return np.clip(maps, 0, 1)
 
 
-def maps_of(name, value, images):
+def maps_of(name, value, images) -> np.ndarray:
     """Maps for a batch of images, `(images, height, width)`."""
     maps = saliency(name, value, images.shape[1:3])
     if maps.shape != images.shape[:3]:

@@ -73,9 +73,9 @@ def MSROI(
     assert maps.shape == (2, 32, 32)
     ```
     """
-    widths = _widths(filters, stages)
+    width, widths = _widths(filters, stages)
+    widest = _WIDEST * width
     inputs = x = image_input(input_shape, 1)
-    width = filters
     for stage in range(1, stages + 1):
         width = widths[stage - 1] if widths else width
         for i in (1, 2):
@@ -97,19 +97,18 @@ def MSROI(
         )
         x = pool(x)
         if not widths and halves:
-            width = min(2 * width, _WIDEST * filters)
+            width = min(2 * width, widest)
     head = MSROIHead(num_classes, features, name="ms_roi")
     return keras.Model(inputs, head(x), name=name)
 
 
 def _widths(filters, stages):
-    """One width per stage, or `None` where they follow from the first."""
+    """The first width, and one per stage, or `None` where they follow from the first."""
     if not isinstance(filters, list | tuple):
-        validation.integer("filters", filters)
-        return None
+        return validation.integer("filters", filters), None
     widths = validation.sizes("filters", filters)
     if len(widths) != stages:
         raise ValueError(
             f"`filters` must be an integer or one per stage, {stages}. Received: {filters}"
         )
-    return widths
+    return widths[0], widths

@@ -100,7 +100,6 @@ def ResidualLSTM(
 
 
 @validation.checked(
-    source=validation.numbers_in(ranks=(2,)),
     beam_size=validation.whole(),
     max_length=validation.whole(),
     start=validation.whole(),
@@ -152,6 +151,7 @@ def beam_search(
             raise ValueError(
                 f"`{key}` must be a word of the model's {size}. Received: {key}={word}"
             )
+    source = validation.array("source", source, ranks=(2,))
     if source.dtype.kind not in "iu" or source.min() < 0:
         raise validation.wrong("source", "an array of word numbers, integers >= 0", source)
     source = source.astype("int32")

@@ -119,9 +119,12 @@ class KernelSharingCallback(keras.callbacks.Callback):
 
     def __init__(self, frequency: int | Literal["epoch", "batch"] = "epoch"):
         super().__init__()
-        whole = isinstance(frequency, numbers.Integral) and not isinstance(frequency, bool)
-        named = isinstance(frequency, str) and frequency in ("epoch", "batch")
-        if not named and not (whole and frequency >= 1):
+        if isinstance(frequency, str):
+            valid = frequency in ("epoch", "batch")
+        else:
+            whole = isinstance(frequency, numbers.Integral) and not isinstance(frequency, bool)
+            valid = whole and frequency >= 1
+        if not valid:
             raise ValueError(
                 '`frequency` must be "epoch", "batch", or a number of batches >= 1. '
                 f"Received: frequency={frequency!r}"

@@ -12,7 +12,7 @@ from keras_saliency import validation
 from keras_saliency.scale_space import temporal
 from keras_saliency.scale_space.gaussian import scale_sigmas
 from keras_saliency.scale_space.temporal import Amplitude, Missing
-from keras_saliency.typing import ArrayLike, DataFrame
+from keras_saliency.typing import ArrayLike, DataFrame, Tensor
 
 COLUMNS = ("batch", "variate", "time", "octave", "scale", "sigma", "amplitude")
 
@@ -28,8 +28,8 @@ class _Batch:
             large one, float32 would have no digits left for what happens.
     """
 
-    series: object
-    mask: object
+    series: Tensor
+    mask: Tensor | None
     level: np.ndarray
 
     @classmethod
@@ -147,14 +147,13 @@ def temporal_events(
         octaves, scales, sigma0, contrast_threshold, theta, amplitude, cut, missing
     )
     given = _Batch.of(series, mask)
-    series, mask = given.series, given.mask
-    batch, steps, variates = series.shape
+    batch, steps, variates = given.series.shape
     per_slab = max(1, temporal.SLAB // max(1, steps * variates))
     found = [np.zeros((0, len(COLUMNS)))]
     for start in range(0, batch if steps * variates else 0, per_slab):
         part = slice(start, start + per_slab)
         octaves = temporal.fused(_octaves)(
-            settings, series[part], None if mask is None else mask[part]
+            settings, given.series[part], None if given.mask is None else given.mask[part]
         )
         for rows in _rows_of_octaves(settings, octaves, variates):
             rows[:, 0] += start

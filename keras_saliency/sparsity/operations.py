@@ -29,7 +29,7 @@ class Work(NamedTuple):
     """
 
     weight: Any
-    count: int | None
+    count: int | None  # type: ignore[assignment]  # beside `tuple.count`, which nobody calls
 
 
 _RULES = Registry("rule for counting operations")

@@ -140,7 +140,7 @@ def _chosen_layers(model, layers):
     return chosen
 
 
-def _one_sample(model, image):
+def _one_sample(model, image) -> np.ndarray:
     image = validation.array("image", image)
     shape = getattr(model, "input_shape", None)
     if isinstance(shape, list):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from keras_saliency.typing import Axes, DataFrame, Figure
 
@@ -41,7 +42,7 @@ def plot_layer_separation(
     """
     import matplotlib.pyplot as plt
 
-    frames = frame if isinstance(frame, dict) else {"": frame}
+    frames: Mapping[str, Any] = frame if isinstance(frame, dict) else {"": frame}
     names = None
     for title, one in frames.items():
         if not hasattr(one, "columns"):
@@ -82,4 +83,4 @@ def plot_layer_separation(
     ax.grid(alpha=0.25)
     if any(frames):
         ax.legend(frameon=False, fontsize=9)
-    return ax.figure
+    return ax.figure.figure  # the whole one, where the axes lie in a subfigure

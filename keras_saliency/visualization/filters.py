@@ -52,4 +52,4 @@ def plot_filter_overlap(frame: DataFrame, ax: Axes | None = None) -> Figure:
     ax.set(ylabel="overlap: mean |cosine| to the other filters", ylim=(0, None))
     ax.set_title("Filters that point where others point")
     ax.grid(axis="y", alpha=0.25)
-    return ax.figure
+    return ax.figure.figure  # the whole one, where the axes lie in a subfigure

@@ -66,7 +66,7 @@ def plot_heads(
     focus = pair_focus(attention, features, mask)[0]
 
     figure = plt.figure(figsize=(11, 6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1.75, 1])
+    ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.75, 1])
     top, bottom = left.subplots(2, 1, sharex=True, height_ratios=[1, 1.4])
     many = series.shape[1] > 8
     lines = top.plot(series, linewidth=1, alpha=0.6 if many else 0.9)
@@ -221,7 +221,7 @@ def plot_parameters(results: DataFrame, title: str | None = None) -> Figure:
     return figure
 
 
-def _checked(series):
+def _checked(series) -> np.ndarray:
     series = validation.array("series", series, ranks=(2, 3)).astype("float32")
     if series.ndim == 3 and len(series) == 1:
         series = series[0]

@@ -50,11 +50,11 @@ def overlay(image: Image | ArrayLike, map: ArrayLike, alpha: float = 0.5) -> np.
 
     alpha = validation.number("alpha", alpha, minimum=0, maximum=1)
     picture = _rgb(np.asarray(image))
-    map = np.maximum(validation.array("map", map, ranks=(2,), finite=True), 0).astype("float32")
-    map = resize(map[None], picture.shape[:2])[0]
-    map = map / map.max() if map.max() > 0 else map
-    colours = matplotlib.colormaps[_MAP](map)[..., :3]
-    share = (alpha * np.sqrt(map))[..., None]
+    positive = np.maximum(validation.array("map", map, ranks=(2,), finite=True), 0)
+    values = resize(positive[None].astype("float32"), picture.shape[:2])[0]
+    values = values / values.max() if values.max() > 0 else values
+    colours = matplotlib.colormaps[_MAP](values)[..., :3]
+    share = (alpha * np.sqrt(values))[..., None]
     return np.round(255 * ((1 - share) * picture + share * colours)).astype("uint8")
 
 

@@ -191,7 +191,7 @@ def plot_design(
     layers = sum(map(len, kernels))
     figure, (axis,) = _figure(ax, figsize=(1.6 + 0.7 * layers, 2.8), layout="constrained")
     colours = _octave_colours()
-    at, ticks, names = 0, [], []
+    at, ticks, names = 0.0, [], []
     for i, rack in enumerate(kernels):
         if i:
             axis.axvline(at - 0.5, color="0.6", linestyle="--", linewidth=1)

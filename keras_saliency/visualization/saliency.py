@@ -100,8 +100,9 @@ def plot_saliency(
         frame, sample_of_frame = events, sample
         if not hasattr(events, "columns"):
             raise validation.wrong("events", "a frame of `temporal_events`", events)
-        if validation.array("series", series).ndim == 3 and sample < 0:
-            sample_of_frame = len(series) + sample
+        given = validation.array("series", series)
+        if given.ndim == 3 and sample < 0:
+            sample_of_frame = len(given) + sample
     missing = {"batch", "variate", "time", "sigma", "amplitude"} - set(frame.columns)
     if missing:
         raise ValueError(f"`events` must be a frame of `temporal_events`; it lacks {missing}.")

@@ -147,7 +147,7 @@ def plot_accuracy(
     ax.set(xlabel="masked edges (%)", ylabel=value)
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, fontsize=9)
-    return ax.figure
+    return ax.figure.figure  # the whole one, where the axes lie in a subfigure
 
 
 def plot_weights(
@@ -193,14 +193,14 @@ def plot_weights(
         _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     ax.hist(
         [kept, gone],
-        edges,
+        list(edges),
         stacked=True,
         color=["#3b6ea5", "#d98c3f"],
         label=[f"kept ({kept.size:,})", f"masked ({gone.size:,})"],
     )
     ax.set(xlabel="weight", ylabel="number of edges")
     ax.legend(frameon=False, fontsize=9)
-    return ax.figure
+    return ax.figure.figure  # the whole one, where the axes lie in a subfigure
 
 
 def plot_sensitivity(frame: DataFrame, value: str | None = None, ax: Axes | None = None) -> Figure:
@@ -257,7 +257,7 @@ def plot_sensitivity(frame: DataFrame, value: str | None = None, ax: Axes | None
             loc="center left",
             bbox_to_anchor=(1, 0.5),
         )
-    return ax.figure
+    return ax.figure.figure  # the whole one, where the axes lie in a subfigure
 
 
 def _keep(kernel):

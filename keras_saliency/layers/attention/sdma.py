@@ -119,7 +119,7 @@ class SDMACrossAttention(StartingLayer):
         self.recurrent = validation.choice("recurrent", recurrent, tuple(_RECURRENT))
         self.return_sequences = validation.boolean("return_sequences", return_sequences)
         self.return_branches = validation.boolean("return_branches", return_branches)
-        self._saliency_arguments = {
+        self._saliency_arguments: dict[str, Any] = {
             "octaves": octaves,
             "scales": scales,
             "sigma0": sigma0,

@@ -166,7 +166,7 @@ class MaskedKernels(keras.layers.Layer):
     both come from Keras's own.
     """
 
-    kernels = ()
+    kernels: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -49,7 +49,7 @@ class Criterion:
     ```
     """
 
-    name = None
+    name: str | None = None
     needs = ""
     channels_only = False
     within_outputs = False

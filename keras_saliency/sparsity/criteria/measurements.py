@@ -53,8 +53,13 @@ class MeasuredKernel:
         self.index = index
         self.step = step
         self._values = values
-        for name in ("key", "layer", "owner", "shape", "size", "input_axes", "output_axes"):
-            setattr(self, name, getattr(kernel, name))
+        self.key = kernel.key
+        self.layer = kernel.layer
+        self.owner = kernel.owner
+        self.shape = kernel.shape
+        self.size = kernel.size
+        self.input_axes = kernel.input_axes
+        self.output_axes = kernel.output_axes
         self.outputs_count = int(np.prod([self.shape[axis] for axis in self.output_axes]))
 
     @property

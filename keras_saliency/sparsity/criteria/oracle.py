@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from keras import StatelessScope, ops, tree
+from keras import StatelessScope, Variable, ops, tree
 
 from keras_saliency.graph.gradients import loss_of
 from keras_saliency.sparsity.criteria.criterion import ChannelCriterion, register
@@ -39,7 +39,7 @@ class Oracle(ChannelCriterion):
         if self._base is None:
             self._base = self._loss(kernel.measurements, {})
         norm = kernel.norm
-        parts = [(kernel.kernel.variable, None)]
+        parts: list[tuple[Variable, int | None]] = [(kernel.kernel.variable, None)]
         bias = getattr(kernel.owner, "bias", None)
         for variable in (bias, *(() if norm is None else (norm.gamma, norm.beta))):
             if variable is not None and variable.shape == (kernel.outputs_count,):

@@ -72,7 +72,7 @@ def save_compressed(model: keras.Model, path: FilePath, level: int = 9) -> int:
                     source.open(entry) as read,
                     target.open(entry.filename, "w", force_zip64=True) as write,
                 ):
-                    write._compressor = _Deflate(level)
+                    write._compressor = _Deflate(level)  # type: ignore[attr-defined]
                     shutil.copyfileobj(read, write, _BLOCK)
     return Path(path).stat().st_size
 

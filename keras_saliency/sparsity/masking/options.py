@@ -34,7 +34,7 @@ class MaskingOptions:
     power: float = 1.0
     min_edges: int = 0
     loss: object = None
-    criterion: Criterion = field(init=False, repr=False, default=None)
+    criterion: Criterion = field(init=False, repr=False)
 
     def __post_init__(self):
         def put(name, value):

@@ -142,9 +142,9 @@ def sensitivity(
             f"`sensitivity` evaluates the model '{model.name}', which is not compiled: compile it, "
             "or pass `metric`."
         )
-    pair = isinstance(data, tuple) and len(data) in (2, 3)
+    pair = data if isinstance(data, tuple) and len(data) in (2, 3) else None
     if samples is None and pair and (reconstruct or method == "isparse"):
-        samples = keras.tree.map_structure(lambda x: x[:256], data[0])
+        samples = keras.tree.map_structure(lambda x: x[:256], pair[0])
     makers = [
         (
             s,
@@ -173,7 +173,7 @@ def sensitivity(
             result = metric(candidate, data)
             return dict(result) if isinstance(result, dict) else {"metric": float(result)}
         if pair:
-            return candidate.evaluate(*data, batch_size=batch_size, verbose=0, return_dict=True)
+            return candidate.evaluate(*pair, batch_size=batch_size, verbose=0, return_dict=True)
         return candidate.evaluate(data, verbose=0, return_dict=True)
 
     wanted = [kernel.key for kernel in maskable_kernels(model, layers, exclude)]

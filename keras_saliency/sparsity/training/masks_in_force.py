@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -17,6 +19,10 @@ class MasksInForce:
     Subclasses have a `model`, a `maker` with `kernels`, and `_variables`, a dict from the key of a
     plain kernel to its mask variable.
     """
+
+    model: keras.Model
+    maker: Any
+    _variables: dict[str, keras.Variable]
 
     @property
     def kernels(self) -> list[Kernel]:

@@ -11,7 +11,6 @@ from keras_saliency import validation
 from keras_saliency.sparsity.criteria.criterion import Method, check_data, criterion_of
 from keras_saliency.sparsity.training.filter_cycles import FilterCycles
 from keras_saliency.sparsity.training.sparse_training import SparseTraining
-from keras_saliency.sparsity.training.sparsifier import Sparsifier
 from keras_saliency.typing import Data, Layers
 
 Unit = Literal["epoch", "batch"]
@@ -110,7 +109,7 @@ class RePrCallback(SparseTraining):
         self._data = data
         self._batch_size = validation.integer("batch_size", batch_size)
 
-    def make_sparsifier(self, model: keras.Model) -> Sparsifier:
+    def make_sparsifier(self, model: keras.Model) -> FilterCycles:
         if not model.built:
             raise ValueError(
                 "RePrCallback needs a model that is built, to know its filters. Call it on a batch "

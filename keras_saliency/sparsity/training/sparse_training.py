@@ -8,6 +8,7 @@ import logging
 import keras
 
 from keras_saliency.graph.lora import lora_layers
+from keras_saliency.sparsity.training.filter_cycles import FilterCycles
 from keras_saliency.sparsity.training.hooks import Hooks, State
 from keras_saliency.sparsity.training.sparsifier import Sparsifier
 
@@ -28,7 +29,7 @@ class SparseTraining(keras.callbacks.Callback):
         self._restored = {}
         self._slot = None
 
-    def make_sparsifier(self, model: keras.Model) -> Sparsifier:
+    def make_sparsifier(self, model: keras.Model) -> Sparsifier | FilterCycles:
         """Return the `Sparsifier` of a training that begins; raise where an argument is wrong."""
         raise ValueError(f"{type(self).__name__} must define `make_sparsifier`.")
 
