@@ -31,6 +31,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "examples",
     "filename_pattern": os.environ.get("ONLY_EXAMPLES", r"\.py$"),  # which ones run
+    "within_subsection_order": "gallery.ByJob",
     "reset_argv": "gallery.arguments",
     "reset_modules": ("matplotlib", "gallery.fresh"),
     "download_all_examples": False,

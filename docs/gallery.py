@@ -19,3 +19,35 @@ def fresh(gallery_conf, fname):
     """What an example leaves behind is not the next one's."""
     keras.utils.clear_session()
     keras.config.set_dtype_policy("float32")
+
+
+# As the home page takes its jobs; what is not named comes last.
+ORDER = [
+    "quickstart",
+    "sparsify_a_model",
+    "smaller_and_faster",
+    "smaller_transformer",
+    "sparse_training",
+    "custom_loop",
+    "better_filters",
+    "look_at_a_model",
+    "find_every_object",
+    "semantic_jpeg",
+    "dream",
+    "gesture_recognition",
+    "long_series",
+    "forecasting",
+    "which_backbone",
+    "design_a_network",
+]
+
+
+class ByJob:
+    """The place of an example in the gallery."""
+
+    def __init__(self, src_dir):
+        pass
+
+    def __call__(self, filename):
+        name = filename.removesuffix(".py")
+        return ORDER.index(name) if name in ORDER else len(ORDER)

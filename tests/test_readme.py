@@ -1,4 +1,4 @@
-"""Every Python block of the README and the guides runs as it stands, in order of its file."""
+"""Every Python block of README, home page and guides runs as it stands, in order of its file."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 GUIDES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "guides").glob("*.md"))
 
 
-@pytest.mark.parametrize("name", ["README.md", *GUIDES])
+@pytest.mark.parametrize("name", ["README.md", "docs/index.md", *GUIDES])
 def test_blocks_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = BLOCK.findall((ROOT / name).read_text())

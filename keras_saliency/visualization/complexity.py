@@ -67,11 +67,14 @@ def plot_layer_separation(
     places = range(len(names))
     for title, one in frames.items():
         values = one["index"].to_numpy()
-        (line,) = ax.plot(values, places, marker="o", ms=5, mfc="white", label=title or None)
         best = int(values.argmax())
-        label = f"{values[best]:.3f}"
+        highest = f"{values[best]:.3f}"
+        label = f"{title}, at most {highest}" if title else None
+        (line,) = ax.plot(values, places, marker="o", ms=5, mfc="white", label=label)
         ax.plot(values[best], best, marker="o", ms=7, color=line.get_color())
-        ax.annotate(label, (values[best], best), (0, 7), textcoords="offset points", ha="center")
+        if not title:  # of several lines, the numbers could lie on each other
+            at = (values[best], best)
+            ax.annotate(highest, at, (0, 7), textcoords="offset points", ha="center")
     projected = set().union(*(one.attrs.get("projected", {}) for one in frames.values()))
     ax.set_yticks(places, [f"{name} *" if name in projected else name for name in names])
     ax.set_ylim(len(names) - 0.5, -0.7)
