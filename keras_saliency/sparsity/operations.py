@@ -139,7 +139,7 @@ def _kernel(layer, name="kernel"):
 # Layers.
 
 
-@_rule(layers.Dense)
+@_rule(layers.Dense, *([layers.TernaryDense] if hasattr(layers, "TernaryDense") else []))
 def _dense(call):
     shape = call.inputs[0].shape
     return [(_kernel(call.layer), _product(_batch(shape), *shape[1:], call.layer.units))]

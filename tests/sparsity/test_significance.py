@@ -1181,6 +1181,38 @@ def test_every_layer_of_keras_has_a_rule_or_is_made_of_layers_that_have():
     assert missing == []
 
 
+if hasattr(layers, "TernaryDense"):  # from Keras 3.16 on
+
+    @pytest.mark.parametrize("threshold", [None, 0.0, 0.3])
+    def test_ternary_layers_hand_on_what_they_multiply_by_and_are_not_masked(threshold):
+        model = keras.Sequential(
+            [
+                keras.Input((5,)),
+                layers.Dense(7, name="first"),
+                layers.TernaryDense(11, threshold=threshold, use_bias=False, name="ternary"),
+                layers.Dense(3, name="last"),
+            ]
+        )
+        randomize(model)
+        # Up to the one factor of all its outputs, asked of the layer itself.
+        ternary = numpy(model.get_layer("ternary")(np.eye(7, dtype="float32")))
+        assert (ternary == 0).any() == (threshold != 0.0)
+        last = np.abs(numpy(model.get_layer("last").kernel)).sum(axis=1)
+        proportional(neuron_scores(model), np.abs(ternary) @ last)
+        found = maskable_kernels(model)
+        assert [kernel.key for kernel in found] == ["first", "last"]
+        assert "learns its zeros" in found.skipped[0].reason
+        before = numpy(model.get_layer("first").kernel)
+        sparse = keras_saliency.sparsify(model, 0.5, rng.normal(size=(32, 5)))
+        assert (numpy(sparse.get_layer("first").kernel) == 0).sum() >= 1
+        np.testing.assert_array_equal(
+            numpy(sparse.get_layer("ternary").kernel), numpy(model.get_layer("ternary").kernel)
+        )
+        np.testing.assert_array_equal(numpy(model.get_layer("first").kernel), before)
+        total = keras_saliency.sparsity.count_operations(model)
+        assert total == 2 * (5 * 7 + 7 * 11 + 11 * 3)
+
+
 def test_the_names_are_public():
     assert keras_saliency.edge_significance is edge_significance
     assert keras_saliency.inffs is inffs

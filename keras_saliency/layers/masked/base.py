@@ -116,6 +116,16 @@ def _build_with_masks(base):
     return masked_build
 
 
+def _quantizes(layer_class):
+    """Whether Keras quantizes layers of a class: they have a method of their own for it, or, from
+    Keras 3.16 on, tell the base class their geometry."""
+    base = keras.layers.Layer
+    return any(
+        getattr(layer_class, name, None) is not getattr(base, name, None)
+        for name in ("quantize", "_quantization_geometry")
+    )
+
+
 class MaskedRegularizer(keras.regularizers.Regularizer):
     """A kernel's regularizer that sees the kernel as the layer uses it."""
 
@@ -281,7 +291,7 @@ class MaskedKernels(keras.layers.Layer):
         super().quantize(mode, type_check=False, config=config)
 
     def _before_quantize(self, mode):
-        if not self.masks or self.plain_class.quantize is keras.layers.Layer.quantize:
+        if not self.masks or not _quantizes(self.plain_class):
             return
         if mode not in ("int8", "int4"):
             raise ValueError(

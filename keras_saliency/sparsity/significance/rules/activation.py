@@ -29,6 +29,7 @@ _UNCHANGED = existing(
     "LeakyReLU",
     "Masking",
     "MixUp",
+    "Mosaic",
     "ReLU",
     "RandomBrightness",
     "RandomColorDegeneration",

@@ -21,6 +21,21 @@ def dense(call):
     return call.contract("_kernel", scores.reshape(1, -1), keep=(0,))
 
 
+if hasattr(layers, "TernaryDense"):  # Keras 3.16 has it
+
+    @register_significance_rule(
+        layers.TernaryDense, kernels=(), reason="it learns its zeros itself, among -1, 0 and 1"
+    )
+    def ternary_dense(call):
+        size = call.magnitude("kernel")
+        threshold = call.layer.threshold
+        if call.layer.quantization_mode:
+            threshold = 0
+        elif threshold is None:
+            threshold = size.mean() / 2
+        return (size > threshold) @ call.scores()
+
+
 def einsum_labels(equation, ranks):
     """Labels of an einsum's operands and of its output, the ellipsis written out."""
     left, right = equation.replace(" ", "").split("->")
