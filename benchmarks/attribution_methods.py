@@ -1,16 +1,19 @@
 """What every saliency method costs on ResNet-50: time beside a prediction and a peer, and memory.
 
     OMP_NUM_THREADS=1 KERAS_BACKEND=torch taskset -c 0 python benchmarks/attribution_methods.py
+    KERAS_BACKEND=jax python benchmarks/attribution_methods.py --first MobileNetV2
 
 All methods in one process, rows of 224 x 224 pixels, random weights, which cost what trained ones
 cost. Methods of many samples take few here, and a row says how many: their time and that of their
 peers grows with them in proportion, their memory does not. Peers are captum and pytorch-grad-cam on
 PyTorch, and gradients written by hand on TensorFlow and JAX (`attribution_cost.py`, which also says
 how far maps differ). Seconds are the CPU's, since a clock on a busy machine counts others' work.
-Each finished row is kept at once; rows that are there are skipped.
+Each finished row is kept at once; rows that are there are skipped. `--first` is what a user waits
+for in a fresh process: the first Grad-CAM of one image with a model of keras.applications.
 """
 
 import functools
+import time
 
 import keras
 import numpy as np
@@ -105,8 +108,26 @@ def peers_of(model, x, background):
     return {"grad_cam": cam, "integrated_gradients": integrated}
 
 
+def first(name, small):
+    """Seconds of the first and the second map in this process, by the clock and of the CPU."""
+    model = getattr(keras.applications, name)(weights=None)
+    x = np.random.default_rng(0).uniform(-1, 1, (1, *model.input_shape[1:])).astype("float32")
+    row = {"model": name}
+    for which in ("first", "second"):
+        clock, cpu = time.perf_counter(), time.process_time()
+        saliency_map(model, x)
+        row[f"{which} map, CPU seconds"] = time.process_time() - cpu
+        row[f"{which} map, seconds"] = time.perf_counter() - clock
+    notes = "Grad-CAM of one image in a fresh process, no compiled code kept on disk."
+    runner.Rows("attribution_first", notes, small).add(row)
+
+
 def main():
-    options = runner.arguments(__doc__.splitlines()[0], images=ROWS, repeats=3, methods="")
+    options = runner.arguments(
+        __doc__.splitlines()[0], images=ROWS, repeats=3, methods="", first=""
+    )
+    if options.first:
+        return first(options.first, options.small)
     model, x = network(options.small, options.images)
     background = np.random.default_rng(1).uniform(-1, 1, x.shape).astype("float32")
     peers = peers_of(model, x, background)
