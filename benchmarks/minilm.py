@@ -1,9 +1,9 @@
 """What pruning without labels and without training keeps of MiniLM's vectors of sentences.
 
     KERAS_BACKEND=torch python benchmarks/minilm.py [--only WAY|...] [--budgets BUDGET,...]
-        [--seeds 0] [--small]
+        [--sentences 256] [--seeds 0] [--small]
 
-all-MiniLM-L6-v2 as KerasHub's BERT (`benchmarks/sentences.py`), 512 sentences of the standard
+all-MiniLM-L6-v2 as KerasHub's BERT (`benchmarks/sentences.py`), 256 sentences of the standard
 library's docstrings to fit on, others from other files to test on, and sentences of another kind.
 `cosine` is between a sentence's vectors by the dense and by the pruned model, `rank` Spearman's
 correlation of the similarities of all pairs. The tables of tokens, positions and segments stay
@@ -77,19 +77,21 @@ def pruned(model, data, budget, options):
 
 
 def main():
-    options = runner.arguments(__doc__, only="", budgets=",".join(BUDGETS), seeds="0")
+    options = runner.arguments(
+        __doc__, only="", sentences=256, budgets=",".join(BUDGETS), seeds="0"
+    )
     model = networks.minilm()
     shapes = [(1, sentences.LENGTH)] * 3
     table = runner.Rows("minilm", NOTES, options.small)
     for seed in map(int, options.seeds.split(",")):
-        counts = (32, 32) if options.small else (512, 400)
+        counts = (32, 32) if options.small else (options.sentences, 400)
         data, *tests = map(sentences.tokens, networks.sentences(*counts, seed=seed))
         wanted = [sentences.vectors(model, x) for x in tests]
         for title in options.budgets.split(","):
             ways, budget = BUDGETS[title]
             chosen = [w for w in ways if w in (options.only or w).split("|")]
             for way in chosen[:1] if options.small else chosen:
-                subject = {"seed": seed, "budget": title, "way": way}
+                subject = {"seed": seed, "sentences": counts[0], "budget": title, "way": way}
                 if len(table.find(**subject)):
                     continue
                 start = time.process_time()

@@ -11,6 +11,7 @@ from keras_saliency.sparsity import (
     edge_significance,
     register_significance_rule,
 )
+from keras_saliency.sparsity.shrinking.uniform import _Plan
 from keras_saliency.sparsity.significance.scores import contract
 
 SAMPLES, LENGTH, TOKENS = 32, 7, 31
@@ -299,6 +300,112 @@ def test_uniform_keeps_the_class_and_the_function_of_what_stays(models, kind, tm
     small.save(tmp_path / "small.keras")
     loaded = keras.saving.load_model(tmp_path / "small.keras")
     np.testing.assert_allclose(outputs(loaded, x), outputs(small, x), rtol=1e-5, atol=1e-5)
+
+
+def gemma(models):
+    sizes = {"num_layers": 2, "hidden_dim": 8, "intermediate_dim": 40, "head_dim": 6}
+    heads = {"num_query_heads": 4, "num_key_value_heads": 1}
+    return models.GemmaBackbone(vocabulary_size=TOKENS, **sizes, **heads), tokens()
+
+
+def qwen3(models):
+    sizes = {"num_layers": 2, "hidden_dim": 8, "intermediate_dim": 20, "head_dim": 6}
+    heads = {"num_query_heads": 8, "num_key_value_heads": 4}
+    return models.Qwen3Backbone(vocabulary_size=TOKENS, **sizes, **heads), tokens()
+
+
+def t5_of_heads(models):
+    sizes = {"num_layers": 2, "hidden_dim": 8, "intermediate_dim": 20, "key_value_dim": 6}
+    data = {f"{s}_{name}": x for s in ("encoder", "decoder") for name, x in tokens().items()}
+    return models.T5Backbone(vocabulary_size=TOKENS, num_heads=4, **sizes), data
+
+
+@pytest.mark.parametrize("kind", [gemma, qwen3, t5_of_heads])
+def test_uniform_takes_heads_where_the_class_takes_their_size(models, kind, tmp_path):
+    keras.utils.set_random_seed(2)
+    model, x = kind(models)
+    plan = _Plan(model, "parameters", x)
+    width, heads = plan.extents
+    assert (width.units, heads.units) == (20, 4)
+    for extent, count in ((width, 12), (heads, 3)):  # nothing comes from the last ones
+        for index, axis in extent.axes.items():
+            values = np.moveaxis(np.array(ops.convert_to_numpy(model.weights[index])), axis, 0)
+            values[values.shape[0] // extent.units * count :] = 0
+            model.weights[index].assign(np.moveaxis(values, 0, axis))
+    share = plan.make([12, 3]).count_params() / model.count_params()
+    options = {"uniform": True, "round_to": 1, "verbose": False, "data": x}
+    small = keras_saliency.shrink_to(model, parameters=share, reconstruct=False, **options)
+    assert type(small) is type(model) and small.count_params() <= share * model.count_params()
+    before, after = model.get_config(), small.get_config()
+    changed = {key: (before[key], after[key]) for key in before if before[key] != after[key]}
+    assert (
+        changed
+        == {
+            "gemma": {"intermediate_dim": (40, 24), "num_query_heads": (4, 3)},
+            "qwen3": {
+                "intermediate_dim": (20, 12),
+                "num_query_heads": (8, 6),
+                "num_key_value_heads": (4, 3),
+            },
+            "t5_of_heads": {"intermediate_dim": (20, 12), "num_heads": (4, 3)},
+        }[kind.__name__]
+    )
+    np.testing.assert_allclose(outputs(small, x), outputs(model, x), rtol=1e-4, atol=1e-4)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.saving.load_model(tmp_path / "small.keras")
+    np.testing.assert_allclose(outputs(loaded, x), outputs(small, x), rtol=1e-5, atol=1e-5)
+
+
+class Chain(layers.Layer):
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = parts
+
+    def build(self, shape):
+        for part in self.parts:
+            part.build(shape)
+            shape = part.compute_output_shape(shape)
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+class Mixer(keras.Model):
+    """Heads without attention, added up, or averaged, which depends on how many there are."""
+
+    def __init__(self, intermediate_dim, num_heads, head_dim, averaged, **kwargs):
+        super().__init__(**kwargs)
+        self.sizes = {"intermediate_dim": intermediate_dim, "num_heads": num_heads}
+        self.sizes |= {"head_dim": head_dim, "averaged": averaged}
+        self.block = Chain(
+            [
+                layers.EinsumDense("btd,dnh->btnh", (None, num_heads, head_dim)),
+                layers.EinsumDense("btnh,nhd->btd", (None, 6)),
+                layers.Rescaling(1 / num_heads if averaged else 1),
+                layers.Dense(intermediate_dim, activation="relu"),
+                layers.Dense(6),
+            ]
+        )
+        self.block.build((None, LENGTH, 6))
+        self.built = True
+
+    def call(self, x):
+        return self.block(x)
+
+    def get_config(self):
+        return super().get_config() | self.sizes
+
+
+@pytest.mark.parametrize("averaged", (False, True))
+def test_heads_stay_where_their_number_changes_what_a_model_computes(averaged):
+    keras.utils.set_random_seed(0)
+    model = Mixer(24, 4, 5, averaged)
+    x = np.random.default_rng(0).normal(size=(8, LENGTH, 6)).astype("float32")
+    plan = _Plan(model, "parameters", x)
+    assert len(plan.extents) == 2
+    assert len(plan.sizes_for(0.7, 1)) == (1 if averaged else 2)
 
 
 def test_uniform_meets_operations_and_is_refitted(models):

@@ -84,8 +84,9 @@ def shrink_to(
         round_to: Every layer keeps a multiple of this many channels, where it has so many.
         uniform: Whether every block keeps equally many feed-forward units, and the result is of
             the model's own class, made from its config with the new width: KerasHub's backbones,
-            and models of one's own whose config names `intermediate_dim` or `mlp_dim`. Heads and
-            the residual stream stay. For `flops` or `parameters`, in one step.
+            and models of one's own whose config names `intermediate_dim` or `mlp_dim`. Where it
+            names `head_dim` or `key_value_dim` too and `data` are given, about the same share of
+            the heads leaves; else they stay. For `flops` or `parameters`, in one step.
         exclude: Layers to keep as they are; see `shrink`.
         reconstruct: Whether what stays is fitted to the dense model. `"auto"`: where `data` are
             given.
