@@ -125,8 +125,6 @@ def tensorflow_peers(model, x, steps, rows=8):
 def jax_peers(model, x, steps, rows=8):
     import jax
 
-    weights = [v.value for v in model.trainable_variables]
-    state = [v.value for v in model.non_trainable_variables]
     inner = keras.Model(model.input, model.get_layer(LAYER).output)
     head = keras.Sequential([keras.Input(inner.output.shape[1:]), *model.layers[-2:]])
 
@@ -137,16 +135,20 @@ def jax_peers(model, x, steps, rows=8):
         maps = jax.nn.relu((gradient.mean(axis=(1, 2), keepdims=True) * f).sum(axis=-1))
         return jax.image.resize(maps, x.shape[:3], "bilinear")
 
-    def total(path):
+    def total(path, weights, state):
         return model.stateless_call(weights, state, path, training=False)[0][:, CLASS].sum()
 
     gradient = jax.jit(jax.grad(total))
 
     def integrated():
+        # Read anew: `predict` gives the arrays that it was called with away.
+        weights = [v.value for v in model.trainable_variables]
+        state = [v.value for v in model.non_trainable_variables]
         found = 0.0
         for start in range(0, steps, rows):
             places = (np.arange(start, min(start + rows, steps)) + 0.5) / steps
-            found += gradient(places.reshape(-1, 1, 1, 1).astype("float32") * x[:1]).sum(axis=0)
+            path = places.reshape(-1, 1, 1, 1).astype("float32") * x[:1]
+            found += gradient(path, weights, state).sum(axis=0)
         return np.asarray(x[:1] * (found / steps))
 
     return ("jax.grad by hand", lambda: np.asarray(one(x))), (
