@@ -68,8 +68,8 @@ def _conv(x, filters, size=3, strides=1, relu=True):
     return layers.ReLU()(x) if relu else x
 
 
-def vgg(width=32):
-    inputs = x = keras.Input((28, 28, 1))
+def vgg(width=32, shape=(28, 28, 1)):
+    inputs = x = keras.Input(shape)
     for filters in (width, 2 * width, 4 * width):
         for _ in range(2):
             x = _conv(x, filters)
