@@ -352,10 +352,12 @@ def _tie(layer, variable, other):
 
 
 class Zeros(keras.initializers.Initializer):
-    """Zeros from NumPy, which no backend has to compile anything for."""
+    """Zeros in no time: of the backend, or on JAX from NumPy, where it has nothing to compile."""
 
     def __call__(self, shape, dtype=None):
         dtype = keras.backend.standardize_dtype(dtype)
+        if keras.backend.backend() != "jax":  # which take NumPy's in twice to thrice the time
+            return ops.zeros(shape, dtype)
         zeros = np.zeros(shape, "float32" if "float" in dtype else dtype)
         return ops.convert_to_tensor(zeros, dtype=dtype)
 

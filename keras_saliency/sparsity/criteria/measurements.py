@@ -13,6 +13,7 @@ from keras import ops, tree
 from keras_saliency.graph.functional import is_functional
 from keras_saliency.graph.gradients import loss_gradients, without_gradients
 from keras_saliency.graph.listening import listening
+from keras_saliency.graph.reading import read
 from keras_saliency.graph.steps import Steps
 from keras_saliency.sparsity.kernels import Kernel
 from keras_saliency.sparsity.reconstruction.views import view_of
@@ -64,9 +65,9 @@ class MeasuredKernel:
 
     @property
     def stored(self) -> np.ndarray:
-        """The kernel as it is held, in its own precision."""
+        """The kernel as it is held, in its own precision: to be read at once, not to be kept."""
         if self._values is None:
-            return ops.convert_to_numpy(effective(self.owner, self.kernel.name))
+            return read(effective(self.owner, self.kernel.name))
         return self._values
 
     @property
