@@ -16,9 +16,16 @@ def picture(name, value) -> np.ndarray:
     mode = getattr(value, "mode", None)
     if mode is not None and hasattr(value, "getpixel"):
         if mode not in ("L", "RGB"):
+            # Pillow cuts the numbers of these modes off at 255.
+            wide = mode.startswith(("I", "F"))
+            way = (
+                "scale its numbers to 0 .. 255: `numpy.asarray(picture) / 257` of 16 bits, as uint8"
+                if wide
+                else 'its `convert("RGB")` will do'
+            )
             raise ValueError(
                 f"`{name}` must be a grey or RGB picture of 8 bits. Received: one of mode {mode!r};"
-                ' its `convert("RGB")` will do.'
+                f" {way}."
             )
         return np.asarray(value)
     pixels = validation.array(name, value, ranks=(2, 3))

@@ -127,6 +127,7 @@ def test_a_size_in_bytes_and_a_final_quality():
         ({"image": np.zeros((8, 8, 3))}, "8-bit"),
         ({"image": Image.new("P", (8, 8))}, "mode 'P'"),
         ({"image": Image.new("RGBA", (8, 8))}, "mode 'RGBA'"),
+        ({"image": Image.new("I;16", (8, 8))}, "'I;16'; scale its numbers to 0 .. 255"),
         ({"image": Image.new("I;16", (8, 8))}, "mode 'I;16'"),
         ({"saliency": np.full((8, 8), np.nan)}, "`saliency` must be finite"),
         ({"saliency": np.full((8, 8), 2.0)}, "must lie in"),
