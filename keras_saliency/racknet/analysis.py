@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import itertools
+import logging
 import math
 import threading
 import time
@@ -25,12 +26,15 @@ from keras_saliency.racknet.statistics import (
 )
 from keras_saliency.scale_space.keypoints import KeypointDetector, enlarge
 
+_logger = logging.getLogger("keras_saliency")
+
 _SAMPLES, _SAMPLE_SIDE = 4, 128
 _MAX_BITS = 8.0
 _NAMED = 5  # skipped images that a note names
 _FEW = 200  # keypoints below which a design rests on little
 _COMPARED = 200  # descriptors per component that suffice to compare numbers of clusters
 _JUDGED, _JUDGED_SIDE = 2000, 32  # images whose neighbours are looked for, and their size
+_LONG = 5.0  # seconds of keypoints above which a faster engine is named
 _STORED = 16  # descriptors that are kept per octave, in multiples of those of a component
 
 
@@ -363,6 +367,12 @@ def analyze(
     if separation is not None:
         seconds["separation"] = time.perf_counter() - begin
     seconds["total"] = time.perf_counter() - start
+    if engine == "auto" and detector.engine != "opencv" and seconds["features"] > _LONG:
+        _logger.warning(
+            "RACKNet: scikit-image looked for keypoints for %.0f s; OpenCV takes about a fifth of "
+            "that (pip install keras_saliency[opencv]).",
+            seconds["features"],
+        )
     for note in notes:
         warnings.warn(f"RACKNet: {note}", UserWarning, stacklevel=3)
     statistics = DatasetStatistics(

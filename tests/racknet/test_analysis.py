@@ -139,6 +139,20 @@ def test_analyses_at_once_leave_opencv_its_threads(stats):
     assert [one.octaves for one in found] == [stats.octaves] * 2
 
 
+def test_names_the_faster_engine_where_the_slow_one_takes_long(monkeypatch, caplog):
+    from keras_saliency.racknet import analysis
+
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    analyze((X[:20], Y[:20]))
+    assert not caplog.messages  # it was quick
+    monkeypatch.setattr(analysis, "_LONG", 0.0)
+    analyze((X[:20], Y[:20]), engine="scikit-image")
+    assert not caplog.messages  # it was asked for
+    analyze((X[:20], Y[:20]))
+    assert len(caplog.messages) == 1
+    assert "keras_saliency[opencv]" in caplog.messages[0]
+
+
 def test_both_engines_see_nearly_the_same(stats):
     other = analyze((X, Y), engine="scikit-image")
     assert other.engine == "scikit-image"
