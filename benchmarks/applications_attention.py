@@ -4,7 +4,7 @@
 
 Each model is built for a small image and attended in both placements without values of weights,
 which shows every place and every failure in seconds. `--execute 1` (one model at a time: add
-`--only`) also initialises and runs it: the plain model must compute the same as before, and the
+`--only`) also initializes and runs it: the plain model must compute the same as before, and the
 copy must give finite outputs of the same shape. Parameters are multiples of the plain model's.
 """
 

@@ -4,7 +4,7 @@
 
 Medians after two warm-up runs, inputs already on the device, inference unless said otherwise. On
 PyTorch layers run eagerly, on TensorFlow and JAX compiled. Every row stands alone: what fails is
-written down as such. About three minutes on a data centre GPU.
+written down as such. About three minutes on a data center GPU.
 """
 
 import os

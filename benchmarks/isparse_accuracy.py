@@ -4,7 +4,7 @@
         [--part with|train] [--data digits|fashion_mnist] [--seeds 5] [--sparsities 0.5,0.9]
 
 `--part with` (tables `isparse_accuracy_with`): trained networks are sparsified without
-retraining, figure 4.6, table 4.3 and figure 4.7, plus what the choice of data, of normalisation
+retraining, figure 4.6, table 4.3 and figure 4.7, plus what the choice of data, of normalization
 and of scope does. `--part train` (tables `isparse_accuracy_train`): networks are trained sparsely
 from scratch, tables 4.1 and 4.2. Accuracies are those on held-out images, averaged over seeds of
 the split, the initial weights and the order of batches; differences are taken seed by seed.
@@ -70,7 +70,7 @@ def small_vgg(shape, classes, activation="relu", dropout=0.0, l1=0.0):
 
 
 def small_resnet(shape, classes, activation="relu", dropout=0.0, l1=0.0):
-    """ResNet's stages of basic blocks with batch normalisation, 8, 16 and 32 channels wide."""
+    """ResNet's stages of basic blocks with batch normalization, 8, 16 and 32 channels wide."""
 
     def convolution(x, filters, size, strides=1):
         kwargs = {"use_bias": False, "kernel_regularizer": regularizer(l1)}

@@ -143,7 +143,7 @@ def as_input(picture, place=0.5):
     """Return a square of a picture in [0, 255] as the network takes it.
 
     Args:
-        picture: Of any size, grey or in colours.
+        picture: Of any size, gray or in colors.
         place: Where along the longer side the square lies, from 0 to 1.
     """
     from PIL import Image

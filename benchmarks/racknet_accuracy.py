@@ -5,7 +5,7 @@
 
 Three parts (`--part`), all with the networks that `RACKNet.build` makes by default: `strategies`
 (G table 3.6: the same kernels shared in many ways, and what else the data could say), `networks`
-(recurrent, maxout) and `head` (without batch normalisation and with a pooled head, as the
+(recurrent, maxout) and `head` (without batch normalization and with a pooled head, as the
 dissertation has it). `--data` is `digits` (scikit-learn's, 16 pixels a side) or `fashion`
 (Fashion-MNIST, 14 or 28 pixels a side). Each finished row is kept at once; rows that are there are
 skipped. `racknet_search.py` has the search over designs.

@@ -34,7 +34,7 @@ def images(count, side=28, seed=0):
 
 
 def task(path, engine, workers, max_images):
-    """Analyse the images at `path` and print what it took, as JSON."""
+    """Analyze the images at `path` and print what it took, as JSON."""
     import warnings
 
     import keras_saliency

@@ -3,7 +3,7 @@
     KERAS_BACKEND=tensorflow python benchmarks/racknet_search.py --data fashion --tuner hyperband
 
 The search chooses 2 to 4 racks of 1 to 4 layers and the relative width of each; widths grow until
-one more kernel would exceed the parameters of RACKNet's network. Everything else (normalisation,
+one more kernel would exceed the parameters of RACKNet's network. Everything else (normalization,
 head, optimizer) is the same. A fifth of the training images is held out and chooses the best of 30
 trials; that design and RACKNet's are then trained on all training images with several seeds. Time
 is the CPU's, since a clock on a busy machine counts others' work: a search and the training of its
@@ -37,7 +37,7 @@ def count(kernels, shape):
         if i:
             height, width = -(-height // 2), -(-width // 2)
         for filters in rack:
-            total += filters * (9 * before + 4)  # four values a channel for batch normalisation
+            total += filters * (9 * before + 4)  # four values a channel for batch normalization
             before = filters
     positions = height * width if height * width <= MOST_POSITIONS else 1
     return total + 10 * (before * positions + 1)

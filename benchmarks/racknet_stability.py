@@ -39,7 +39,7 @@ SETS = {
 
 
 def picture(name):
-    """One bundled image of scikit-image, or of scikit-learn where it ends on .jpg, in grey."""
+    """One bundled image of scikit-image, or of scikit-learn where it ends on .jpg, in gray."""
     if name.endswith(".jpg"):
         from sklearn.datasets import load_sample_image
 

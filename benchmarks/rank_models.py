@@ -82,7 +82,7 @@ def pretrained(name, small):
 
 
 def large():
-    """EfficientNet-Lite0 behind what makes its inputs of small grey images."""
+    """EfficientNet-Lite0 behind what makes its inputs of small gray images."""
     network = networks.efficientnet_lite0(size=LARGE)
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):

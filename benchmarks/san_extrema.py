@@ -53,7 +53,7 @@ def shifted_shares(x):
 
 
 def pairs(x):
-    """Load each pair of neighbours once; pad the answers, not the maps."""
+    """Load each pair of neighbors once; pad the answers, not the maps."""
     greater, (_, height, width, _) = 0, x.shape
     for i, j in HALF:
         low, high = slice(max(0, -j), width - max(0, j)), slice(max(0, j), width + min(0, j))
@@ -110,7 +110,7 @@ def in_place(x):
 
 
 def patches(x):
-    """The neighbourhood as a new axis: nine times the memory (what the layer never does)."""
+    """The neighborhood as a new axis: nine times the memory (what the layer never does)."""
     greater = ops.sum(ops.cast(ops.stack(list(views(x)), -1) > x[..., None], x.dtype), -1)
     return quotient(greater, x)
 

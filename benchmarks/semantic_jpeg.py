@@ -1,4 +1,4 @@
-"""Semantic JPEG against plain JPEG of equal size, on the colour photographs of scikit-image.
+"""Semantic JPEG against plain JPEG of equal size, on the color photographs of scikit-image.
 
     python benchmarks/semantic_jpeg.py [--match 50] [--small]
 

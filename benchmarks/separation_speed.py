@@ -1,4 +1,4 @@
-"""What `separation_index` costs beside scikit-learn's brute-force neighbours: time and memory.
+"""What `separation_index` costs beside scikit-learn's brute-force neighbors: time and memory.
 
     KERAS_BACKEND=jax python benchmarks/separation_speed.py [--small] [--count 60000] [--repeats 3]
 

@@ -4,7 +4,7 @@
         [--batch 1] [--repeats 9] [--small]
 
 One network, dense, with 90 % of its weights set to zero one by one, with two of every four
-neighbours set to zero, and with half of its channels removed; each in Keras on this backend and in
+neighbors set to zero, and with half of its channels removed; each in Keras on this backend and in
 the formats that Keras exports from it. Seconds of one inference, as multiples of the dense
 network's in the same runtime and run.
 """

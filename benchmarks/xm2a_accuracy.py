@@ -4,7 +4,7 @@
 paper's 6 of 64) on series that ship with aeon: JapaneseVowels (640 utterances of 7 to 29 steps, 12
 cepstral variates, 9 speakers) and BasicMotions (80 recordings of 100 steps, 6 variates, 4
 activities). As in 7.6.1 and 7.6.3 each variate of each series has mean 0 and deviation 1, 70 % of
-the series train, 10 % choose the epoch, 20 % test, and RMSprop minimises the cross-entropy.
+the series train, 10 % choose the epoch, 20 % test, and RMSprop minimizes the cross-entropy.
 """
 
 import os
@@ -20,7 +20,7 @@ import runner
 
 from keras_saliency import models, visualization
 
-PAD = 1000.0  # marks padded steps, far outside standardised values
+PAD = 1000.0  # marks padded steps, far outside standardized values
 
 
 def load(name):

@@ -131,7 +131,7 @@ print(pd.DataFrame(rows).round(1).to_string(index=False))
 # %%
 # 4. Side by side.
 def in_colours(scene, maps):
-    """A map per colour, on a grey scene."""
+    """A map per color, on a gray scene."""
     grey = 0.8 * scene.mean(axis=-1, keepdims=True)
     return np.clip(grey + 0.7 * np.stack(maps, axis=-1), 0, 1)
 

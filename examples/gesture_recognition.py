@@ -1,4 +1,4 @@
-"""Recognise motions of a smart watch
+"""Recognize motions of a smart watch
 =====================================
 
 An LSTM, and the same with salient events as a second input.

@@ -35,7 +35,7 @@ parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--small", action="store_true", help="a few seconds")
 small = parser.parse_args().small
 
-# Digits that lie anywhere in a larger picture: by pixels, neighbours are often of other classes.
+# Digits that lie anywhere in a larger picture: by pixels, neighbors are often of other classes.
 images, y = load_digits(return_X_y=True)
 x = np.zeros((len(images), 14, 14, 1), "float32")
 places = np.random.default_rng(0).integers(0, 7, (len(images), 2))
@@ -66,7 +66,7 @@ def backbone(seed, epochs, classes=range(5)):
 
 
 # %%
-# 1. The data: a nearest neighbour among the pixels is this often of the same class.
+# 1. The data: a nearest neighbor among the pixels is this often of the same class.
 print(f"separation index of the pixels: {keras_saliency.separation_index(task_x, task_y):.3f}")
 
 # %%
@@ -96,4 +96,4 @@ features = keras.Model(best.inputs, best.get_layer("pool").output).predict(task_
 half = len(features) // 2
 nearest = NeighborConfidence(features[:half], task_y[:half])
 accuracy = (nearest.predict(features[half:]) == task_y[half:]).mean()
-print(f"nearest neighbour: {nearest.confidence():.3f} expected, {accuracy:.3f} reached")
+print(f"nearest neighbor: {nearest.confidence():.3f} expected, {accuracy:.3f} reached")

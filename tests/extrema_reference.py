@@ -4,7 +4,7 @@ import numpy as np
 
 
 def share(d, neighborhood, valid=None):
-    """Return alpha of `d` (batch, *space, channels); `valid` (batch, *space) marks neighbours."""
+    """Return alpha of `d` (batch, *space, channels); `valid` (batch, *space) marks neighbors."""
     reach = neighborhood // 2
     valid = np.ones(d.shape[:-1], bool) if valid is None else valid
     result = np.empty(d.shape, "float64")

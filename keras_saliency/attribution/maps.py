@@ -68,7 +68,7 @@ def saliency_map(
             `"backbone/conv5_block3_out"`, or a list of these, whose maps are averaged. Default is
             the deepest layer before whose end more than one position reaches the score.
         reduce: How channels become one value: `"max_abs"`, `"sum"`, `"sum_abs"`, or `None`: values
-            of the inputs' shape, signed, neither normalised nor resized. Default is `"auto"`:
+            of the inputs' shape, signed, neither normalized nor resized. Default is `"auto"`:
             `"sum_abs"` for attributions that add up, `"max_abs"` for gradients.
         normalize: `"max"` cuts negative values and divides by the maximum; `"minmax"`; `None`.
         resize: Bool. Whether maps have the inputs' extent, by linear interpolation.
@@ -236,7 +236,7 @@ def _passes(model, inputs, target, logits, batch_size):
 
 
 def _finished(passes, i, values, method, reduce, normalize, wanted):
-    """Channels reduced, at the input's extent, normalised."""
+    """Channels reduced, at the input's extent, normalized."""
     if reduce is None and method.reduce is not None:
         return values
     if method.reduce is not None:

@@ -5,7 +5,7 @@ from keras import ops
 
 
 def resize(maps, space) -> np.ndarray:
-    """Maps `(rows, *extent)` at another extent: linear, between the centres of the positions."""
+    """Maps `(rows, *extent)` at another extent: linear, between the centers of the positions."""
     maps = np.asarray(maps)
     if maps.shape[1:] == tuple(space):
         return maps

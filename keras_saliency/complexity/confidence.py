@@ -1,4 +1,4 @@
-"""What the nearest neighbour is worth as a model: `NeighborConfidence`."""
+"""What the nearest neighbor is worth as a model: `NeighborConfidence`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras_saliency.typing import ArrayLike
 
 
 class NeighborConfidence:
-    """The nearest neighbour as a model, with its confidence and what it can guarantee.
+    """The nearest neighbor as a model, with its confidence and what it can guarantee.
 
     Args:
         x: Training samples, as for `separation_index`.
@@ -88,7 +88,7 @@ class NeighborConfidence:
 
         It covers all training samples within `d1 + 2 * uncertainty`, with `d1` the distance to the
         nearest: any of them may be the nearest of the true `x`. Each adds the distance of its
-        target to the predicted one, and to that of its own nearest neighbour.
+        target to the predicted one, and to that of its own nearest neighbor.
 
         Args:
             x: Samples `(samples, ...)`.

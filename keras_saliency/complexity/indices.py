@@ -26,22 +26,22 @@ def separation_index(
     cross: tuple[ArrayLike, ArrayLike] | None = None,
     max_samples: int | None = None,
 ) -> float:
-    """Of how many samples is the nearest neighbour of the same class: 1 is easy, chance is hard.
+    """Of how many samples is the nearest neighbor of the same class: 1 is easy, chance is hard.
 
-    Neighbours are the nearest by Euclidean distance, not the sample itself, the lower index on a
+    Neighbors are the nearest by Euclidean distance, not the sample itself, the lower index on a
     tie. They are exact and found in blocks: 60 000 images of 28 × 28 need less than 500 MiB.
-    Where all features are constant, the first samples are everyone's neighbours.
+    Where all features are constant, the first samples are everyone's neighbors.
 
     Args:
         x: Array, tensor or data frame `(samples, ...)`, axes behind the first are flattened; or a
             data set of batches `(x, y)` (`tf.data`, `PyDataset`, PyTorch's `DataLoader`).
         y: Labels `(samples,)`, whole numbers or strings, or one-hot rows. Default: those in `x`.
-        order: How many nearest neighbours count. Default 1. `"center"` does not use it.
-        kind: `"hard"` (default): the share of the samples whose neighbours all have their label;
-            `"soft"`: the mean share of the neighbours that have it; `"anti"`: the share of samples
-            with no such neighbour; `"center"`: of those that lie nearest to the mean of their own
+        order: How many nearest neighbors count. Default 1. `"center"` does not use it.
+        kind: `"hard"` (default): the share of the samples whose neighbors all have their label;
+            `"soft"`: the mean share of the neighbors that have it; `"anti"`: the share of samples
+            with no such neighbor; `"center"`: of those that lie nearest to the mean of their own
             class (the sample is part of it; the first class on a tie).
-        cross: Optional `(x2, y2)`: neighbours, and class means, are looked for among these, test
+        cross: Optional `(x2, y2)`: neighbors, and class means, are looked for among these, test
             against training data say.
         max_samples: How many samples to take of `x`. Default: all.
 
@@ -91,22 +91,22 @@ def smoothness_index(
     cross: tuple[ArrayLike, ArrayLike] | None = None,
     max_samples: int | None = None,
 ) -> float:
-    """How near the target of the nearest neighbour is: the separation index for regression.
+    """How near the target of the nearest neighbor is: the separation index for regression.
 
     A sample scores `(d_max - d) / (d_max - d_min)`, with `d` the distance of its target to that of
-    its nearest neighbour in `x`, and `d_max` and `d_min` to the farthest and the nearest target of
+    its nearest neighbor in `x`, and `d_max` and `d_min` to the farthest and the nearest target of
     all other samples. Where all targets are equally far it scores 1.
 
     Args:
         x: As for `separation_index`.
         y: Targets `(samples,)` or `(samples, values)`, finite numbers. Default: those in `x`.
-        order: With r, the j-th neighbour in `x` is held against the j-th nearest target, and the
+        order: With r, the j-th neighbor in `x` is held against the j-th nearest target, and the
             least of the r scores counts. Default 1.
         kind: `"linear"` (default), as above, or `"exponential"`,
             `exp(-gamma (d - d_min) / d_mean)`, `d_mean` over all targets, the
             distance 0 to itself included.
         gamma: float above 0, how fast the exponential falls. Default 1.
-        cross: Optional `(x2, y2)`, among which neighbours and targets are looked for.
+        cross: Optional `(x2, y2)`, among which neighbors and targets are looked for.
         max_samples: How many samples to take of `x`. Default: all.
 
     Returns:
@@ -156,7 +156,7 @@ def _smoothness(found, least, most, mean, kind, gamma):
 
 
 def _cross(x, y, cross, read):
-    """Who may be a neighbour, `None` for `x` itself, and the targets of these."""
+    """Who may be a neighbor, `None` for `x` itself, and the targets of these."""
     if cross is None:
         return None, y
     if not isinstance(cross, (tuple, list)) or len(cross) != 2:

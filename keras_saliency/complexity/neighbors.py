@@ -1,4 +1,4 @@
-"""Nearest neighbours by brute force: exact, in blocks, at the speed of a matrix product."""
+"""Nearest neighbors by brute force: exact, in blocks, at the speed of a matrix product."""
 
 import numpy as np
 
@@ -9,12 +9,12 @@ _EXACT = 2**21  # numbers whose differences are taken at a time
 def nearest(x, others=None, count=1):
     """The `count` nearest of `others` to each row of `x`, or of the other rows of `x`.
 
-    A float32 product of the centred rows tells which may be nearest, with a bound on its rounding;
+    A float32 product of the centered rows tells which may be nearest, with a bound on its rounding;
     the exact differences, in float64, decide among these. On a tie the lower index is nearer.
 
     Args:
         x: Array (n, d) of finite numbers.
-        others: Array (m, d). By default `x`, and no row is its own neighbour.
+        others: Array (m, d). By default `x`, and no row is its own neighbor.
         count: How many, at most m, or n − 1.
 
     Returns:

@@ -76,7 +76,7 @@ def check_order(order, count, cross):
     order = validation.integer("order", order)
     others = count - (not cross)
     if not others:
-        raise ValueError("`x` must hold two samples or more: one alone has no neighbour.")
+        raise ValueError("`x` must hold two samples or more: one alone has no neighbor.")
     if order > others:
         raise ValueError(
             f"`order` must be at most the number of other samples, {others}. "

@@ -25,7 +25,7 @@ def copy_model(model, make=None, values=None):
 
     Kept are weights, state outside weights (adapted `Normalization`, vocabularies, whatever a
     layer saves), shared layers and tied weights, `trainable` flags, dtype policies, LoRA and
-    quantised layers, names, and the compile settings with losses and metrics of the user's own.
+    quantized layers, names, and the compile settings with losses and metrics of the user's own.
     The copy is compared with the model before it is handed over.
 
     Args:
@@ -254,7 +254,7 @@ class Copier:
         found = own_variables(new)
         shapes = [tuple(v.shape) for v in wanted]
         if shapes != [tuple(v.shape) for v in found]:
-            named = {v.name: v for v in found}  # LoRA and quantisation add in another order
+            named = {v.name: v for v in found}  # LoRA and quantization add in another order
             found = [named.get(v.name) for v in wanted]
             if len(named) != len(wanted) or shapes != [
                 None if v is None else tuple(v.shape) for v in found

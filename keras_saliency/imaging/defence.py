@@ -82,7 +82,7 @@ def defend(
     probabilities = probabilities_of(model, images.astype("float32"))
     total, votes = np.float64(0), np.float64(0)
     for run in range(ensemble):
-        # A seed of its own for each run, so that runs of neighbouring seeds do not meet.
+        # A seed of its own for each run, so that runs of neighboring seeds do not meet.
         own = int(np.random.SeedSequence([seed, run]).generate_state(1)[0])
         changed = pixel_deflection(images, maps, deflections, window, own)
         if sigma:

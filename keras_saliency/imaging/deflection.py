@@ -1,4 +1,4 @@
-"""Pixels that take a neighbour's value (Prakash (2019), section 4.5)."""
+"""Pixels that take a neighbor's value (Prakash (2019), section 4.5)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pixel_deflection(
         maps: Optional array `(images, height, width)` in [0, 1], resized to the images. An image
             whose map is 1 everywhere comes back as it is. By default every position counts alike.
         deflections: Int. How many pixels of each image are drawn; one may be drawn twice.
-        window: Int. How far a neighbour may be along each axis, within the image.
+        window: Int. How far a neighbor may be along each axis, within the image.
         seed: Int, or `None` for another draw each time. What an image gets depends on it and on
             the image's position alone.
 

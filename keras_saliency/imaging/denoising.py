@@ -14,7 +14,7 @@ def wavelet_denoise(
 ) -> np.ndarray:
     """Take noise out of images by soft thresholds of their wavelet coefficients.
 
-    Colour images are denoised as YCbCr (Prakash (2019), section 4.7). Needs PyWavelets:
+    Color images are denoised as YCbCr (Prakash (2019), section 4.7). Needs PyWavelets:
     `pip install keras_saliency[imaging]`.
 
     Args:
@@ -79,7 +79,7 @@ def _denoised(image, sigma, wavelet, method):
 
     colour = image.shape[-1] == 3
     with warnings.catch_warnings():
-        # A plane of one colour has no contrast to rescale, and tiny images few levels.
+        # A plane of one color has no contrast to rescale, and tiny images few levels.
         warnings.simplefilter("ignore")
         found = denoise_wavelet(
             image,

@@ -30,7 +30,7 @@ def semantic_jpeg(
 ) -> bytes:
     """An ordinary JPEG file, sharper where a map says that it matters.
 
-    Each block of 8 x 8 pixels (16 x 16 where colour is subsampled) has a level by its saliency.
+    Each block of 8 x 8 pixels (16 x 16 where color is subsampled) has a level by its saliency.
     Blocks of the top level are the image's own; the others first lose what a JPEG of a lower
     quality, by their level, would lose. Then all of it becomes one file that every decoder reads
     (Prakash (2019), section 2.4, algorithm 2). Among files of a size the one of highest PSNR-S is
@@ -42,7 +42,7 @@ def semantic_jpeg(
     blocks as the text does).
 
     Args:
-        image: A grey or RGB picture, `PIL.Image` or uint8 array `(height, width[, channels])`.
+        image: A gray or RGB picture, `PIL.Image` or uint8 array `(height, width[, channels])`.
         saliency: Array `(rows, columns)` in [0, 1], in the coordinates of `numpy.asarray(image)`;
             resized to the image, whose proportions it must have.
         levels: Int. How many levels of quality.
@@ -52,14 +52,14 @@ def semantic_jpeg(
         size: Int. The most bytes that the file may have.
         match: Int in 1 .. 100. Without `size` the file is at most as large as a plain JPEG of this
             quality.
-        subsampling: `"4:2:0"`, `"4:2:2"` or `"4:4:4"`, of colour.
+        subsampling: `"4:2:0"`, `"4:2:2"` or `"4:4:4"`, of color.
         mode: `"coefficients"` or `"mosaic"`, how the levels lose detail.
 
     Returns:
-        The bytes of the file, with the image's orientation tag and colour profile.
+        The bytes of the file, with the image's orientation tag and color profile.
 
     Raises:
-        ValueError: If a picture is not grey or RGB of 8 bits; if the map has other proportions or
+        ValueError: If a picture is not gray or RGB of 8 bits; if the map has other proportions or
             values; if an argument is out of range; or if every file exceeds `size`.
 
     Example:
@@ -147,7 +147,7 @@ def _best(encoder, candidates, limit, salient):
 
 
 class _Encoder:
-    """Planes (one of grey, or YCbCr) to a file, with the marks of the original image."""
+    """Planes (one of gray, or YCbCr) to a file, with the marks of the original image."""
 
     def __init__(self, image, pixels, subsampling):
         from PIL import Image
@@ -189,7 +189,7 @@ class _Encoder:
         return np.asarray(Image.open(io.BytesIO(file)))
 
     def decode_planes(self, file):
-        """The planes of a file, no colour converted."""
+        """The planes of a file, no color converted."""
         from PIL import Image
 
         image = Image.open(io.BytesIO(file))

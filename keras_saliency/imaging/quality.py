@@ -34,7 +34,7 @@ def image_quality(
     al. (2003) over five scales; both are means over the channels.
 
     Args:
-        original: A grey or RGB picture: `PIL.Image`, or a uint8 array `(height, width)` or
+        original: A gray or RGB picture: `PIL.Image`, or a uint8 array `(height, width)` or
             `(height, width, 3)`.
         other: A picture of the same extent, or the bytes of a file of one; a list or a dict of
             these for several rows.
@@ -47,7 +47,7 @@ def image_quality(
         pictures have an infinite PSNR.
 
     Raises:
-        ValueError: If a picture is not grey or RGB of 8 bits, or if extents differ.
+        ValueError: If a picture is not gray or RGB of 8 bits, or if extents differ.
 
     Example:
 

@@ -8,7 +8,7 @@ from keras_saliency import validation
 
 
 def picture(name, value) -> np.ndarray:
-    """Pixels of a grey or RGB picture, uint8 `(height, width)` or `(height, width, 3)`."""
+    """Pixels of a gray or RGB picture, uint8 `(height, width)` or `(height, width, 3)`."""
     if isinstance(value, bytes | bytearray):
         from PIL import Image
 
@@ -24,7 +24,7 @@ def picture(name, value) -> np.ndarray:
                 else 'its `convert("RGB")` will do'
             )
             raise ValueError(
-                f"`{name}` must be a grey or RGB picture of 8 bits. Received: one of mode {mode!r};"
+                f"`{name}` must be a gray or RGB picture of 8 bits. Received: one of mode {mode!r};"
                 f" {way}."
             )
         return np.asarray(value)
@@ -50,7 +50,7 @@ def batch(name, value) -> np.ndarray:
     if value.ndim == 3:
         raise ValueError(
             f"`{name}` must be (images, height, width, channels). Received: shape={value.shape}; "
-            "of one image pass `image[None]`, of grey ones `images[..., None]`."
+            "of one image pass `image[None]`, of gray ones `images[..., None]`."
         )
     return validation.array(name, value, ranks=(4,))
 

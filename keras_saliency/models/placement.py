@@ -220,7 +220,7 @@ def _bottlenecks(graph, result):
                 pools_globally(r.operation) for r in graph.readers[id(tensor)]
             )
             if gate:
-                result.left_out.append((layer.name, "it summarises features that others read"))
+                result.left_out.append((layer.name, "it summarizes features that others read"))
             else:
                 wanted.append(tensor)
     return wanted

@@ -107,7 +107,7 @@ def DeepNet(
         filters: Integers, one per stage.
         convolutions: Integer, convolutions per stage.
         kernel_size: Integer, window of each, in steps.
-        batch_norm: Whether each convolution is followed by batch normalisation.
+        batch_norm: Whether each convolution is followed by batch normalization.
         dropout: Float in [0, 1), before the output.
         task: `"classification"` or `"regression"`.
         name: Name of the model.
@@ -165,7 +165,7 @@ def WideNet(
         filters: Integer, kernels of each branch.
         kernel_sizes: Integers, windows of the branches, in steps.
         depth: Integer, number of blocks; a maximum pooling by 2 stands between them.
-        batch_norm: Whether each convolution is followed by batch normalisation.
+        batch_norm: Whether each convolution is followed by batch normalization.
         dropout: Float in [0, 1), before the output.
         task: `"classification"` or `"regression"`.
         name: Name of the model.

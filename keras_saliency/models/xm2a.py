@@ -64,8 +64,8 @@ def XM2A(
 ) -> keras.Model:
     """Stack blocks of `XM2AHeads` into a network for time series (G 7.6).
 
-    A block is that of a Transformer encoder: attention, residual sum, layer normalisation, feed-
-    forward part, residual sum, layer normalisation. With `residual=False` it is the attention
+    A block is that of a Transformer encoder: attention, residual sum, layer normalization, feed-
+    forward part, residual sum, layer normalization. With `residual=False` it is the attention
     alone, the paper's plain stack. Time and memory are linear in the length of the series.
 
     Args:
@@ -94,7 +94,7 @@ def XM2A(
         mask_value: Number that marks padded steps, those whose variates all equal it. Default:
             no masking.
         activation: Activation of the feed-forward part.
-        descriptor: How the heads summarise a series, as in `XM2AHeads`: `"maximum"`, the default
+        descriptor: How the heads summarize a series, as in `XM2AHeads`: `"maximum"`, the default
             for classification, finds an event that is short against the series; `"average"`, the
             default for the other tasks, does not.
         pooling: `"average"` or `"maximum"` over time, of what the last block returns.

@@ -38,7 +38,7 @@ def _relative_clusters(rack):
 
 
 def _printed(clusters, rng):
-    """The formula for beta as it is printed in 3.4.6.1; `allocate` normalises it."""
+    """The formula for beta as it is printed in 3.4.6.1; `allocate` normalizes it."""
     layers = sum(len(rack) for rack in clusters)
     return [
         [1 - Fraction(len(rack), layers) * part for part in _relative_clusters(rack)]
@@ -161,7 +161,7 @@ def allocate(
     budget that its number of layers has in all layers, and a layer inside it a part that falls
     with its clusters, `(1 - n_ij / sum_l n_il) / (c_i - 1)`: patterns that are easily told apart
     need fewer kernels. The printed formula cannot give the dissertation's own table 3.2; it is
-    available, normalised, as `"racknet-printed"`.
+    available, normalized, as `"racknet-printed"`.
 
     Args:
         statistics: a `DatasetStatistics`, or the nested list of clusters itself,

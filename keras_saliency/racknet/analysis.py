@@ -33,7 +33,7 @@ _MAX_BITS = 8.0
 _NAMED = 5  # skipped images that a note names
 _FEW = 200  # keypoints below which a design rests on little
 _COMPARED = 200  # descriptors per component that suffice to compare numbers of clusters
-_JUDGED, _JUDGED_SIDE = 2000, 32  # images whose neighbours are looked for, and their size
+_JUDGED, _JUDGED_SIDE = 2000, 32  # images whose neighbors are looked for, and their size
 _LONG = 5.0  # seconds of keypoints above which a faster engine is named
 _STORED = 16  # descriptors that are kept per octave, in multiples of those of a component
 
@@ -56,10 +56,10 @@ class Found(NamedTuple):
         shapes: list of (height, width, channels), one per image that could be read.
         skipped: list of (number, reason).
         clipped: int, images with pixels far outside the value range.
-        shrunk: int, files too large to be analysed at their full size.
+        shrunk: int, files too large to be analyzed at their full size.
         number, octave, sigma, bin, priority, descriptor: arrays, one entry per keypoint.
         samples: list of `Sample`.
-        small: list of (priority, number, grey picture), one per image that could be read.
+        small: list of (priority, number, gray picture), one per image that could be read.
         features, entropy, read: float, seconds.
     """
 
@@ -83,7 +83,7 @@ class Found(NamedTuple):
 def _priorities(seed, number, count):
     """A random number per keypoint that depends on nothing but the seed and its place.
 
-    Keeping the smallest ones gives the same sample in whatever order images are analysed. The
+    Keeping the smallest ones gives the same sample in whatever order images are analyzed. The
     mixing function is that of SplitMix64.
     """
     with np.errstate(over="ignore"):
@@ -154,7 +154,7 @@ def analyze_chunk(chunk, settings, samples):
 
 
 def _shrunk(grey):
-    """Means of a grey picture's pixels, at most 32 to a side."""
+    """Means of a gray picture's pixels, at most 32 to a side."""
     small = grey.astype("float32")
     for axis in range(2):
         size = small.shape[axis]
@@ -463,7 +463,7 @@ def _in_turns(parallel, tasks, size):
 
 
 class _Threads:
-    """How many analyses keep OpenCV on one thread now, and how many threads it had before."""
+    """How many analyzes keep OpenCV on one thread now, and how many threads it had before."""
 
     lock, users, count = threading.Lock(), 0, 1
 

@@ -99,8 +99,8 @@ def assemble(
         steps: int, recurrent steps of `"rcnn"`.
         share_weights: bool, whether the layers of a rack of `"rcnn"` share the patterns of their
             kernels (G 3.4.6.2). Layers share with the one before when the windows are the same.
-        normalization: `"batch"` for batch normalisation after every convolution of `"cnn"`, or
-            None. The layers of `"rcnn"` normalise their responses themselves.
+        normalization: `"batch"` for batch normalization after every convolution of `"cnn"`, or
+            None. The layers of `"rcnn"` normalize their responses themselves.
         head: `"flatten"`: the head reads every position of the last map, where it has at most 64 of
             them; larger maps, and those of unknown extent, are averaged. `"pool"`: always averaged.
         value_range: (low, high) of the pixels; they are rescaled to [0, 1] first unless they

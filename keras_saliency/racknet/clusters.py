@@ -45,8 +45,8 @@ def count_clusters(descriptors, eps, min_samples=2):
 
     Args:
         descriptors: array (n, d). Vectors of zeros, which have no direction, are left out.
-        eps: float, the largest cosine distance (1 - cosine) between neighbours.
-        min_samples: int, points in a neighbourhood, its centre included, that make a cluster.
+        eps: float, the largest cosine distance (1 - cosine) between neighbors.
+        min_samples: int, points in a neighborhood, its center included, that make a cluster.
 
     Returns:
         An int, points that belong to no cluster not counted.

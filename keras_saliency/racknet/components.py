@@ -22,7 +22,7 @@ def _n_log_n(size):
 def keypoint_entropy(image, x, y, sigma):
     """Shannon entropy, in bits, of the pixel values around keypoints.
 
-    The window of a keypoint is the square of the pixels within 3 sigma of its centre in either
+    The window of a keypoint is the square of the pixels within 3 sigma of its center in either
     direction, as far as the image reaches.
 
     Args:

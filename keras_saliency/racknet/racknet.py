@@ -66,7 +66,7 @@ class RACKNet:
     ) -> DatasetStatistics:
         """Finds the keypoints of a data set and sums them up.
 
-        Images are read, analysed and forgotten chunk by chunk, in parallel: memory does not
+        Images are read, analyzed and forgotten chunk by chunk, in parallel: memory does not
         grow with the data set (a sample of a stream is held, `max_images` images). The result
         depends on the data, the arguments and the engine, and on nothing else: any number of
         workers gives the same.
@@ -99,7 +99,7 @@ class RACKNet:
             min_components, max_components: ints, the layers a rack may have. Kernels are shared
                 by comparing the layers of a rack, so it has at least two where its entropies
                 differ; 1 leaves it to the criterion alone, which depends more on the sample.
-            eps: float, cosine distance of neighbours in DBSCAN. None for each octave's own: the
+            eps: float, cosine distance of neighbors in DBSCAN. None for each octave's own: the
                 median distance of a descriptor from the nearest one of its component.
             min_samples: int, descriptors that make a cluster in DBSCAN.
             max_descriptors: int, descriptors that are clustered per component, a random sample. The
@@ -248,8 +248,8 @@ class RACKNet:
             task: `"classification"` (softmax) or `"regression"` (linear).
             steps: int, recurrent steps of `"rcnn"`.
             share_weights: bool, whether `"rcnn"` shares weights within a rack (G 3.4.6.2).
-            normalization: `"batch"` for batch normalisation after every convolution of `"cnn"`, or
-                None as in the paper. The layers of `"rcnn"` normalise their responses themselves.
+            normalization: `"batch"` for batch normalization after every convolution of `"cnn"`, or
+                None as in the paper. The layers of `"rcnn"` normalize their responses themselves.
             head: `"flatten"`: the head reads every position of the last map, where it has at most
                 64 of them; larger maps, and those of unknown extent, are averaged. `"pool"`:
                 always averaged.

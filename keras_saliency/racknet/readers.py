@@ -304,7 +304,7 @@ class Reader:
     # ---- images ----------------------------------------------------------------------------
 
     def _is_image(self, x):
-        """Whether an array is one image, and not a batch of grey ones."""
+        """Whether an array is one image, and not a batch of gray ones."""
         axis = 0 if self.channels_first else -1
         return x.ndim == 2 or (x.ndim == 3 and x.shape[axis] in (1, 3, 4))
 
@@ -348,7 +348,7 @@ def _opened(path):
     from PIL import Image
 
     with Image.open(path, formats=_FORMATS) as file:
-        # Pillow decodes 16 bits a colour as 8; the raw mode still tells.
+        # Pillow decodes 16 bits a color as 8; the raw mode still tells.
         raw = str(file.tile[0][3]) if file.tile else ""
         yield file, file.mode == "F" or file.mode.startswith("I") or ";16" in raw
 
@@ -423,7 +423,7 @@ def range_of_files(paths):
 def to_grey(image, value_range):
     """uint8 (height, width) of an image (height, width, channels).
 
-    Three channels, or four with opacity, become grey by the weights of ITU-R BT.601; any other
+    Three channels, or four with opacity, become gray by the weights of ITU-R BT.601; any other
     number by their mean.
     """
     low, high = value_range

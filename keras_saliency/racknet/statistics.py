@@ -69,8 +69,8 @@ class Octave:
         index: int, 0 for the finest octave. An octave's pixel is twice as wide as that of the
             one before it.
         components: tuple of `Component`, by rising mean; empty where the octave has no rack.
-        keypoints: int, keypoints found in all analysed images.
-        images: int, analysed images that have at least one of them.
+        keypoints: int, keypoints found in all analyzed images.
+        images: int, analyzed images that have at least one of them.
         sigma: float, mean scale in pixels of the image.
         histogram: tuple of ints, keypoints per entropy bin; bin i covers
             `[i * bin_size, (i + 1) * bin_size)` bits.
@@ -103,11 +103,11 @@ class Octave:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A small grey picture of one analysed image, with its keypoints, for `plot`.
+    """A small gray picture of one analyzed image, with its keypoints, for `plot`.
 
     Attributes:
         height, width: ints.
-        pixels: str, the grey levels, row by row, compressed (zlib) and in base64.
+        pixels: str, the gray levels, row by row, compressed (zlib) and in base64.
         keypoints: tuple of (x, y, sigma, octave), in pixels of this picture.
 
     Example:
@@ -130,7 +130,7 @@ class Sample:
         for name in ("height", "width"):
             _check_integer(name, getattr(self, name), 1, _LARGEST_SIDE)
         if not isinstance(self.pixels, str) or len(self._unpack()) != self.height * self.width:
-            raise _wrong("pixels", f"{self.height} x {self.width} packed grey levels", self.pixels)
+            raise _wrong("pixels", f"{self.height} x {self.width} packed gray levels", self.pixels)
         _check_tuple("keypoints", self.keypoints, tuple)
         for row in self.keypoints:
             if len(row) != 4 or not all(map(_is_number, row)):
@@ -172,7 +172,7 @@ class DatasetStatistics:
         octaves: tuple of `Octave`, the finest first, those without a rack included.
         input_shape: tuple, the shape of one image for the network; None for sizes that differ.
         num_classes: int or None, as found in the labels.
-        images: int, images analysed.
+        images: int, images analyzed.
         images_seen: int, images in the data set, as far as it was read.
         images_skipped: int, images that could not be read or held NaN.
         value_range: (low, high), the pixel values taken for black and white, or None.
@@ -183,8 +183,8 @@ class DatasetStatistics:
         settings: tuple of (name, value), every other argument of `analyze`.
         warnings: tuple of str, what was assumed where the images said too little.
         samples: tuple of `Sample`.
-        separation: float or None, of how many images the nearest neighbour is of the same class
-            (`keras_saliency.separation_index`): of at most 2000 images, grey, shrunk to at most
+        separation: float or None, of how many images the nearest neighbor is of the same class
+            (`keras_saliency.separation_index`): of at most 2000 images, gray, shrunk to at most
             32 x 32 pixels. None without classes, and where such images differ in size.
         seconds: dict, seconds per step of the analysis (the rows of G table 3.8): "read",
             "features", "entropy", "mixtures", "clustering", and "separation" where there are
@@ -431,7 +431,7 @@ class DatasetStatistics:
         if self.separation is not None:
             lines.append(
                 f"separation index {self.separation:.3f}: the share of images whose nearest "
-                "neighbour is of the same class"
+                "neighbor is of the same class"
             )
         if self.seconds:
             lines.append(

@@ -19,7 +19,7 @@ COLUMNS = ("batch", "variate", "time", "octave", "scale", "sigma", "amplitude")
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """Series as they can be analysed in single precision.
+    """Series as they can be analyzed in single precision.
 
     Attributes:
         series: Float tensor (batch, time, variates), less `level`.
@@ -100,8 +100,8 @@ def temporal_events(
 ) -> DataFrame:
     """Find the salient events of time series: extrema over time and scale (G 2.1.2, 6.4.2).
 
-    Every variate is smoothed at growing scales, neighbouring scales are subtracted, and a point
-    that is larger, or smaller, than its 8 neighbours in time and scale is an event (6.7).
+    Every variate is smoothed at growing scales, neighboring scales are subtracted, and a point
+    that is larger, or smaller, than its 8 neighbors in time and scale is an event (6.7).
     `SaliencySeries` with the same arguments is the sum of
     `amplitude * exp(-(t - time)**2 / (2 * sigma**2))` over the rows (6.8 to 6.11).
 
@@ -116,10 +116,10 @@ def temporal_events(
         sigma0: Finest smoothing in steps, at least 0.3. The smallest events that can be found
             have `sigma0 * 2**(1 / scales)`.
         contrast_threshold: Smallest |difference of Gaussians| of an event, in the series' units.
-        theta: An event exceeds `theta` times the largest of its neighbours; below 1 more are
+        theta: An event exceeds `theta` times the largest of its neighbors; below 1 more are
             found, above 1 fewer.
         amplitude: `"mean"` of the series' own steps within 3 sigma, its value at the `"center"`,
-            `"unit"` (1), or `"scale-space"`, the smoothed series (6.4) at the centre.
+            `"unit"` (1), or `"scale-space"`, the smoothed series (6.4) at the center.
         cut: Accepted so that the arguments are `SaliencySeries`'s; events do not depend on it.
         missing: `"interpolate"` fills NaN and infinity on straight lines first.
         mask: Bool (batch, time), `False` where a series is padded.
@@ -255,7 +255,7 @@ def temporal_scale_space(
     """Smooth time series at growing scales (G 2.1.2.1, 6.4.2.1).
 
     At each octave the series is halved by averaging pairs (2.16); within one, `scales + 3`
-    smoothings make `scales + 2` differences, so that every reported scale has both neighbours.
+    smoothings make `scales + 2` differences, so that every reported scale has both neighbors.
     Borders replicate the edge value.
 
     Args:
@@ -309,7 +309,7 @@ def temporal_extrema(
         contrast_threshold, theta: As for `temporal_events`.
 
     Returns:
-        A bool array (batch, scales, time, variates). The first and the last step lack neighbours
+        A bool array (batch, scales, time, variates). The first and the last step lack neighbors
         and are never extrema, nor is a difference of 0. Values that agree to one part in 10^5 are
         equal: of them, the earliest step at the finest scale is the extremum.
 

@@ -1,4 +1,4 @@
-"""Soft extrema: how far a value towers over its neighbourhood, as a share in (0, 1]."""
+"""Soft extrema: how far a value towers over its neighborhood, as a share in (0, 1]."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _LOWEST = {
 def soft_extrema(
     x: Tensor, neighborhood: int = 3, mask: Tensor = None, data_format: DataFormat | None = None
 ) -> Tensor:
-    """Return, for every value, the share of its neighbourhood that it is not below.
+    """Return, for every value, the share of its neighborhood that it is not below.
 
-    A local maximum scores 1, a local minimum 1 over the number of neighbours (itself included),
-    a flat region 1. Every channel has its own neighbourhoods. At a border the share is taken
-    over the neighbours that exist (G 5.4.3.2, equation 5.10).
+    A local maximum scores 1, a local minimum 1 over the number of neighbors (itself included),
+    a flat region 1. Every channel has its own neighborhoods. At a border the share is taken
+    over the neighbors that exist (G 5.4.3.2, equation 5.10).
 
     Args:
         x: Tensor with 1 to 3 axes of space or time: `(batch, steps, channels)`,
             `(batch, height, width, channels)` or `(batch, depth, height, width, channels)`,
             of any floating dtype (integers become floats).
-        neighborhood: Odd integer, the extent of the neighbourhood along every axis.
+        neighborhood: Odd integer, the extent of the neighborhood along every axis.
         mask: Boolean tensor `(batch, steps)`, or with more of the axes of space; where it is
-            `False` a value is no neighbour of any other. As Keras makes it.
+            `False` a value is no neighbor of any other. As Keras makes it.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for Keras's setting.
 
     Returns:
@@ -71,7 +71,7 @@ def soft_extrema(
     if dtype not in _LOWEST:
         dtype = keras.config.floatx()
         x = ops.cast(x, dtype)
-    # The lowest float stands for "no neighbour".
+    # The lowest float stands for "no neighbor".
     x = ops.maximum(x, _LOWEST[dtype])
     valid = None
     if mask is not None:
@@ -98,7 +98,7 @@ def standardize_neighborhood(neighborhood):
     neighborhood = validation.integer("neighborhood", neighborhood)
     if neighborhood % 2 == 0:
         raise ValueError(
-            "`neighborhood` must be odd and positive, so that a centre exists. "
+            "`neighborhood` must be odd and positive, so that a center exists. "
             f"Received: neighborhood={neighborhood}"
         )
     return neighborhood
@@ -133,14 +133,14 @@ def extrema_share(x, neighborhood, axes, valid=None):
     else:
         exists = ops.cast(valid, dtype)
         x = ops.where(valid, x, ops.cast(_LOWEST[dtype], dtype))
-    # The centre is a neighbour of itself, also where it is masked.
+    # The center is a neighbor of itself, also where it is masked.
     neighbors = 1 + sum(_shifted(exists, neighborhood, axes, 0.0))
     greater = _count_greater(x, neighborhood, axes)
     return ops.stop_gradient((neighbors - ops.cast(greater, dtype)) / neighbors)
 
 
 def _count_greater(x, neighborhood, axes):
-    """Return how many neighbours of each value are greater, as integers.
+    """Return how many neighbors of each value are greater, as integers.
 
     Two formulations, since no one is good everywhere (`benchmarks/san_extrema.py`): XLA fuses
     the comparisons into one pass, and TensorFlow's graphs copy nothing for them; in eager
@@ -160,7 +160,7 @@ def _count_greater_in_lines(x, neighborhood, axes, dtype):
         shape[axis] += 2 * reach
     lowest = _LOWEST[keras.backend.standardize_dtype(x.dtype)]
     padded = ops.pad(x, _widths(x, reach, axes), constant_values=lowest)
-    # All axes but the last become one: to look at a neighbour along them is to look that many
+    # All axes but the last become one: to look at a neighbor along them is to look that many
     # lines on, a view of the same memory. Only the last axis, if it is one of space, is cut.
     step, strides = 1, {}
     for axis in reversed(range(len(shape) - 1)):
@@ -194,7 +194,7 @@ def _count_greater_in_place(x, neighborhood, axes, dtype):
     count = torch.zeros_like(x, dtype=getattr(torch, dtype))
     reach = neighborhood // 2
     for offset in itertools.product(range(-reach, reach + 1), repeat=len(axes)):
-        # Each pair of neighbours is looked at once, for both of them.
+        # Each pair of neighbors is looked at once, for both of them.
         if offset <= (0,) * len(axes):
             continue
         low, high = [slice(None)] * x.ndim, [slice(None)] * x.ndim
@@ -210,7 +210,7 @@ def _count_greater_in_place(x, neighborhood, axes, dtype):
 
 
 def _shifted(x, neighborhood, axes, outside):
-    """Yield `x` seen from each neighbour; beyond the border lies the value `outside`."""
+    """Yield `x` seen from each neighbor; beyond the border lies the value `outside`."""
     reach = neighborhood // 2
     padded = ops.pad(x, _widths(x, reach, axes), constant_values=outside)
     for offset in itertools.product(range(neighborhood), repeat=len(axes)):

@@ -78,8 +78,8 @@ def scale_sigmas(octaves: int = 3, scales: int = 3, sigma0: float = 0.5) -> np.n
 
     Returns:
         A float64 array of shape `(octaves, scales + 3)`: entry `[o, s]` is
-        `sigma0 * 2**(o + s / scales)`. Differences of neighbours are extrema candidates for
-        `s = 1 .. scales`; the first and the last difference are neighbours only.
+        `sigma0 * 2**(o + s / scales)`. Differences of neighbors are extrema candidates for
+        `s = 1 .. scales`; the first and the last difference are neighbors only.
 
     Example:
 

@@ -29,10 +29,10 @@ class ImageKeypoints(NamedTuple):
     """Keypoints of one image; all arrays have one entry per keypoint.
 
     Attributes:
-        x, y: float32, column and row of the centre, in pixels of the image.
+        x, y: float32, column and row of the center, in pixels of the image.
         sigma: float32, scale, in pixels of the image.
         octave: int16, 0 for the finest, the one of the doubled image.
-        descriptor: uint8 (n, 128), the histogram of gradients around the centre; lengths are
+        descriptor: uint8 (n, 128), the histogram of gradients around the center; lengths are
             about 512.
 
     Example:
@@ -156,7 +156,7 @@ class _Skimage:
 
 
 class KeypointDetector:
-    """Finds the SIFT keypoints of one grey image after another.
+    """Finds the SIFT keypoints of one gray image after another.
 
     Both engines follow Lowe with the same constants: the image is doubled, each octave has three
     scales from 1.6 of its pixels, an orientation within 80 % of the strongest makes a keypoint of
@@ -276,7 +276,7 @@ def image_keypoints(
     image = validation.array("image", image)
     if image.ndim != 2 or image.dtype.kind not in "uf":
         raise ValueError(
-            "`image` must be a grey image, an array (height, width) of uint8 or of floats in "
+            "`image` must be a gray image, an array (height, width) of uint8 or of floats in "
             f"[0, 1]. Received: shape {image.shape}, dtype {image.dtype}"
         )
     if image.dtype.kind == "f":

@@ -145,9 +145,9 @@ def _halving_matrix(settings, octave, block):
 
 @functools.lru_cache(maxsize=128)
 def _half_widths(settings, octave):
-    """Steps on either side of an event's centre that lie within 3 sigma, per scale.
+    """Steps on either side of an event's center that lie within 3 sigma, per scale.
 
-    In octave 0 the centre is a step itself; further up it lies between two steps, and the number
+    In octave 0 the center is a step itself; further up it lies between two steps, and the number
     counts those on one side.
     """
     reach = [3.0 * settings.sigma(s) * 2**octave for s in range(1, settings.scales + 1)]
@@ -157,9 +157,9 @@ def _half_widths(settings, octave):
 
 @functools.lru_cache(maxsize=128)
 def _amplitude_matrix(settings, octave, block):
-    """Sums over an event's scope, or the value at its centre, from windows of the series."""
+    """Sums over an event's scope, or the value at its center, from windows of the series."""
     step, half = 2**octave, _half_widths(settings, octave)
-    middle = step // 2 - 1 if octave else 0  # the centre's step, or the left one of the two
+    middle = step // 2 - 1 if octave else 0  # the center's step, or the left one of the two
     if settings.amplitude == "center":
         kernels = [np.ones(1)] if octave == 0 else [np.full(2, 0.5)]
         offsets = [-middle]
@@ -174,7 +174,7 @@ def _amplitude_matrix(settings, octave, block):
 
 
 def _bell(settings, distance, sigma):
-    """The normalised Gaussian of 6.8 and 6.9 by distance to the centre."""
+    """The normalized Gaussian of 6.8 and 6.9 by distance to the center."""
     if settings.amplitude == "scale-space":
         return (np.abs(distance) <= 3.0 * sigma + 1e-9).astype(float)
     bell = np.exp(-(distance**2) / (2.0 * sigma**2))
@@ -324,7 +324,7 @@ def find_events(settings, octave, rows, margin, lengths=None):
     windows = _windows(rows, margin - before, block * step, matrix.shape[0], number)
     planes = settings.scales + 2
     difference = ops.reshape(_product(windows, matrix), (-1, number, planes, block + 2))
-    # A first and a last step lack neighbours.
+    # A first and a last step lack neighbors.
     time = ops.reshape(ops.arange(number * block, dtype="int32"), (1, number, 1, block))
     if lengths is None:
         inside = ops.logical_and(time >= 1, time <= steps - 2)
@@ -467,7 +467,7 @@ def _interpolate(series, before, after, at):
 
 @dataclasses.dataclass
 class Rows:
-    """Rows that can be analysed.
+    """Rows that can be analyzed.
 
     Attributes:
         rows: (rows, time), finite, every row's valid part first, then copies of its last value.

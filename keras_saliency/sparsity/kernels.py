@@ -80,7 +80,7 @@ def maskable_kernels(
 ) -> Kernels:
     """List the weights of a model that may be masked, and the layers that may not, with reasons.
 
-    Biases, the weights of normalisation layers, and other weights that are no edges never count.
+    Biases, the weights of normalization layers, and other weights that are no edges never count.
     Needs no graph: it works on every built model, subclassed ones included.
 
     Args:
@@ -191,7 +191,7 @@ def _collect(layer, parents, kernels, skipped, keys, seen, face=None):
                 continue
             if not keras.backend.is_float_dtype(variable.dtype):
                 skipped.append(
-                    Skipped(path, shown, f"its weights are quantised to {variable.dtype}")
+                    Skipped(path, shown, f"its weights are quantized to {variable.dtype}")
                 )
                 continue
             present.append((name, kernel_axes, variable))

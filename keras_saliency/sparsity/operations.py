@@ -154,7 +154,7 @@ def _einsum_dense(call):
 
 
 def _unpacked(layer):
-    """The shape of the kernel that a quantised one, two numbers to a byte, stands for."""
+    """The shape of the kernel that a quantized one, two numbers to a byte, stands for."""
     return tuple(getattr(layer, "original_kernel_shape", None) or layer.kernel.shape)
 
 

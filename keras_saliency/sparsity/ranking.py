@@ -86,7 +86,7 @@ def _threshold(items, count, total):
 
 
 def neighbours_to_drop(scores, axes, n, m):
-    """Flat boolean array: in every m neighbours along the inputs, the m - n lowest."""
+    """Flat boolean array: in every m neighbors along the inputs, the m - n lowest."""
     rest = [axis for axis in range(scores.ndim) if axis not in axes]
     moved = scores.transpose([*rest, *axes])
     groups = moved.reshape(-1, m)

@@ -297,7 +297,7 @@ def _note(axes, text):
 
 
 def _colors(name, values, limits):
-    """Return the colour map and its limits."""
+    """Return the color map and its limits."""
     if name == "mask":
         return _MASK, limits
     top = float(np.nanmax(np.abs(values), initial=0)) or 1.0

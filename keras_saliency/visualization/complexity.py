@@ -79,7 +79,7 @@ def plot_layer_separation(
     ax.set_yticks(places, [f"{name} *" if name in projected else name for name in names])
     ax.set_ylim(len(names) - 0.5, -0.7)
     ax.set(
-        xlabel="separation index: share whose nearest neighbour is of their class"
+        xlabel="separation index: share whose nearest neighbor is of their class"
         + ("\n* projected to fewer features" if projected else ""),
         title="Where the network separates the classes",
     )

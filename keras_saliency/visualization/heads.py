@@ -165,7 +165,7 @@ def plot_parameters(results: DataFrame, title: str | None = None) -> Figure:
 
     Args:
         results: A frame with columns `model`, `parameters` and `accuracy`, and optionally `error`
-            (the half width of an interval) and `group` (what is drawn in one colour). Accuracy
+            (the half width of an interval) and `group` (what is drawn in one color). Accuracy
             as a share, 0 to 1.
         title: Optional title.
 

@@ -21,7 +21,7 @@ _MAP = "inferno"
 
 
 def overlay(image: Image | ArrayLike, map: ArrayLike, alpha: float = 0.5) -> np.ndarray:
-    """Lay a saliency map over its image, in colour.
+    """Lay a saliency map over its image, in color.
 
     Args:
         image: Array `(height, width)` or `(height, width, channels)` in any range, of which the
@@ -204,7 +204,7 @@ def _predictions(model, x, class_names):
 
 
 def _draw_series(axes, series, values):
-    """Every variate as a line whose background is coloured by the saliency of its time steps."""
+    """Every variate as a line whose background is colored by the saliency of its time steps."""
     time = np.arange(len(series) + 1) - 0.5
     low, high = float(series.min()), float(series.max())
     room = 0.05 * max(high - low, 1e-12)
@@ -219,7 +219,7 @@ def _draw_series(axes, series, values):
 
 
 def _draw_words(axes, words, values):
-    """Words in boxes of colour, eight to a line."""
+    """Words in boxes of color, eight to a line."""
     import matplotlib
 
     per_line = 8

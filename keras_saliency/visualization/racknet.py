@@ -36,7 +36,7 @@ def _figure(ax, count=1, **kwargs):
 
 
 def _colours(count):
-    """`count` colours of rising lightness, the simplest component first."""
+    """`count` colors of rising lightness, the simplest component first."""
     import matplotlib
     import numpy as np
 
@@ -44,7 +44,7 @@ def _colours(count):
 
 
 def plot_entropies(statistics: DatasetStatistics, ax: Sequence[Axes] | None = None) -> Figure:
-    """How complex are the keypoints? Their entropies per octave, coloured by component.
+    """How complex are the keypoints? Their entropies per octave, colored by component.
 
     Args:
         statistics: a `DatasetStatistics` with histograms, as from `RACKNet.analyze`.

@@ -137,7 +137,7 @@ def test_what_a_neighbour_guarantees():
     assert sure.guaranteed([[2.0], [5.0]], uncertainty=1).tolist() == [True, False]
     curve = complexity.NeighborConfidence(x, np.array([0.0, 2.0, 20.0, 22.0]))
     np.testing.assert_allclose(curve.predict([[1.2]]), [2.0])
-    # Within 0.2 of 1.2 lies 1 alone, whose neighbour's target is 2 away; within 1.4, 0 as well.
+    # Within 0.2 of 1.2 lies 1 alone, whose neighbor's target is 2 away; within 1.4, 0 as well.
     np.testing.assert_allclose(curve.error_bound([[1.2]]), [2.0])
     np.testing.assert_allclose(curve.error_bound([[1.2]], uncertainty=0.6), [4.0])
     with pytest.raises(ValueError, match="error_bound"):
@@ -176,11 +176,11 @@ def test_what_has_no_index(x, y, options, message):
 
 def test_constant_features_have_the_first_samples_for_neighbours():
     x, y = np.full((6, 3), 7.0), np.array([0, 1, 0, 1, 0, 1])
-    # Sample 0 has sample 1 for its neighbour, of another class; all others have sample 0.
+    # Sample 0 has sample 1 for its neighbor, of another class; all others have sample 0.
     assert separation_index(x, y) == pytest.approx(2 / 6)
     assert separation_index(x, y, kind="anti") == pytest.approx(4 / 6)
     assert separation_index(x, y, kind="center") == 0.5  # a tie: the first class
-    # By targets 0 and 1 the nearest is equal, so that a neighbour of the other kind scores 0.
+    # By targets 0 and 1 the nearest is equal, so that a neighbor of the other kind scores 0.
     assert smoothness_index(x, y) == pytest.approx(2 / 6)
     assert complexity.select_features(x, y) == [0]
     sure = complexity.NeighborConfidence(x, y)

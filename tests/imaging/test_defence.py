@@ -118,7 +118,7 @@ def test_defend_averages_and_votes(model, maps):
     x, labels = colours()
     probabilities, found = imaging.defend(model, x, maps, deflections=5, window=2, ensemble=3)
     np.testing.assert_array_equal(found, labels)
-    # A deflected pixel of a plain image has the same colour: nothing changes but by denoising.
+    # A deflected pixel of a plain image has the same color: nothing changes but by denoising.
     logits = 9 * np.array([0.6, 0.3, 0.3])
     expected = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(probabilities[0], expected, atol=0.02)

@@ -51,7 +51,7 @@ def test_a_map_of_one_value_costs_nothing(value):
 
 
 def test_the_levels_lose_what_their_quality_would_round_to_zero():
-    """One grey block of the lowest level, against a cosine transform of SciPy's."""
+    """One gray block of the lowest level, against a cosine transform of SciPy's."""
     from scipy.fft import dctn, idctn
 
     image = np.random.default_rng(0).integers(0, 256, (8, 8), "uint8")

@@ -219,7 +219,7 @@ def test_masked_cells_count_masked_edges_as_zeros(cell_class):
     assert np.abs(compat.to_numpy(rnn(x)) - compat.to_numpy(plain(x))).max() < 1e-6
 
 
-# ---- gradients, precision, quantisation -------------------------------------------------------
+# ---- gradients, precision, quantization -------------------------------------------------------
 
 
 def test_other_methods_that_read_the_kernels_see_the_masks_too():

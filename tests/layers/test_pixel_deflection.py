@@ -6,7 +6,7 @@ from harness import Case, LayerTests
 
 from keras_saliency import PixelDeflection
 
-# Images of one colour each, which no deflection changes: what is random is tested below.
+# Images of one color each, which no deflection changes: what is random is tested below.
 PLAIN = np.broadcast_to(np.float32([[0.3, -1.5, 0.25]])[:, None, None], (2, 5, 7, 3)).copy()
 PLAIN[1] *= 2
 MAPS = np.linspace(0, 1, 70, dtype="float32").reshape(2, 5, 7)

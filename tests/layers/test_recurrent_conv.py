@@ -37,7 +37,7 @@ def convolve(x, kernel, rate=(1, 1), padding="same", strides=(1, 1)):
 
 
 def respond(x, filters):
-    """Local response normalisation of Liang and Hu, one channel at a time."""
+    """Local response normalization of Liang and Hu, one channel at a time."""
     n = filters // 8 + 1
     out = np.empty_like(x)
     for k in range(x.shape[-1]):
@@ -150,7 +150,7 @@ class TestRecurrentConv2D(LayerTests):
             half_tolerance=6e-2,
         ),
         Case(
-            "response normalisation",
+            "response normalization",
             {"filters": 17, "normalization": "response", "steps": 1, "activation": "linear"},
             [(2, 5, 3, 2)],
             reference,

@@ -65,7 +65,7 @@ def pooled(x):
 
 
 def enlarged(x, height, width):
-    """Linear interpolation at the centres of half places."""
+    """Linear interpolation at the centers of half places."""
     for axis, size in ((1, height), (2, width)):
         where = (np.arange(size) + 0.5) / 2 - 0.5
         below = np.floor(where).astype(int)

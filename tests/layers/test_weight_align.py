@@ -90,7 +90,7 @@ def test_behind_a_relu_two_thirds_of_the_power_stay_layer_by_layer():
             layer.layer.kernel.assign(rng.uniform(3, 5, size=(64, 64)))  # far from any good start
     data = np.maximum(rng.normal(size=(200, 64)), 0).astype("float32")
     found = compat.to_numpy(model(data))
-    # The mean of a ReLU's output, 1 / pi of its power, is lost on a centred filter.
+    # The mean of a ReLU's output, 1 / pi of its power, is lost on a centered filter.
     kept = (np.square(found).mean() / np.square(data).mean()) ** (1 / 8)
     np.testing.assert_allclose(kept, 1 - 1 / np.pi, rtol=0.1)
 

@@ -352,7 +352,7 @@ def test_half_precision_at_16384_steps(dtype):
 
 
 def test_output_does_not_fade_with_length():
-    """Layer normalisation gives the same spread at 10 000 steps as at 100."""
+    """Layer normalization gives the same spread at 10 000 steps as at 100."""
     spreads = [heads(series(1, steps, 3)).std() for steps in (100, 10000)]
     assert math.isclose(*spreads, rel_tol=0.3)
 

@@ -211,7 +211,7 @@ def test_what_is_no_number_is_refused(number):
 def test_a_picture_is_not_unpacked_beyond_its_size():
     bomb = base64.b64encode(zlib.compress(bytes(10**8), 9)).decode()
     tracemalloc.start()
-    with pytest.raises(ValueError, match="2 x 3 packed grey levels"):
+    with pytest.raises(ValueError, match="2 x 3 packed gray levels"):
         Sample(2, 3, bomb)
     with pytest.raises(ValueError, match="`height` must be"):
         Sample(10**5, 10**5, bomb)

@@ -108,7 +108,7 @@ LINEAR = {
     "repeat": ((5,), [layers.RepeatVector(3), layers.Flatten(), layers.Dense(2)]),
     "time distributed": (
         (3, 5), [layers.TimeDistributed(layers.Dense(2)), layers.Flatten(), layers.Dense(3)]),
-    "spectral normalisation": ((5,), [layers.SpectralNormalization(layers.Dense(3))]),
+    "spectral normalization": ((5,), [layers.SpectralNormalization(layers.Dense(3))]),
     "rescaling": ((5,), [layers.Rescaling([1.0, 2.0, 3.0, 4.0, 5.0]), layers.Dense(3)]),
     "dropout, noise": (
         (5,), [layers.Dropout(0.5), layers.GaussianNoise(1.0), layers.Dense(3)]),
@@ -914,7 +914,7 @@ def test_what_is_skipped_has_a_reason():
     assert reasons.pop("inner/one") == "excluded"
     assert reasons.pop("head") == "not selected"
     ((_, reason),) = reasons.items()
-    assert reason == "normalisation is never masked"
+    assert reason == "normalization is never masked"
 
 
 def test_kernels_know_their_axes():

@@ -470,7 +470,7 @@ def test_applications_are_sparsified():
     sparse = masked_model(model, 0.5, method="magnitude", exclude=())
     report = keras_saliency.sparsity_report(sparse)
     assert (report["zeros"] == [round(0.5 * size) for size in report["size"]]).all()
-    assert report.attrs["skipped"]  # the normalisation layers
+    assert report.attrs["skipped"]  # the normalization layers
 
 
 # ---- stripping -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from keras_saliency.typing import ArrayLike
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
 class GraphMix(keras.layers.Layer):
-    """Adds to every variate of a series what its neighbours in a graph have at the same step.
+    """Adds to every variate of a series what its neighbors in a graph have at the same step.
 
         y = x theta_0 + (x A) theta_1 + (x A A) theta_2 + ...
 
@@ -24,7 +24,7 @@ class GraphMix(keras.layers.Layer):
     disturbing what that has learned.
 
     The graph is given or learned. A given one is normalized as in graph convolutional networks,
-    `D^-1/2 (adjacency + I) D^-1/2`. A learned one is `softmax(relu(E1 E2^T))` over the neighbours
+    `D^-1/2 (adjacency + I) D^-1/2`. A learned one is `softmax(relu(E1 E2^T))` over the neighbors
     of each variate, with `E1` and `E2` of `rank` columns.
 
     Source: Garg (2020), section 8.6, which names graph convolution before SDMA and XM2A as future
@@ -37,7 +37,7 @@ class GraphMix(keras.layers.Layer):
     Args:
         adjacency: Square array of numbers >= 0, entry (i, j) how much variate i matters to variate
             j; None to learn the graph.
-        hops: Integer >= 1, how far neighbours may be.
+        hops: Integer >= 1, how far neighbors may be.
         rank: Integer >= 1, the columns of a learned graph's matrices.
         **kwargs: Arguments of `keras.layers.Layer`.
 

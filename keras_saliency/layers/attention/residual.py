@@ -219,7 +219,7 @@ def _through(units, x, training):
 
 
 def double(x, axis):
-    """Twice the extent of one axis, by linear interpolation between the centres of the places."""
+    """Twice the extent of one axis, by linear interpolation between the centers of the places."""
     before = [slice(None)] * axis
     first, last = x[(*before, slice(0, 1))], x[(*before, slice(-1, None))]
     earlier = ops.concatenate([first, x[(*before, slice(None, -1))]], axis=axis)

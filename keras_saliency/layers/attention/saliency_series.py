@@ -32,7 +32,7 @@ class SaliencySeries(keras.layers.Layer):
         scales: Scales per octave.
         sigma0: Finest smoothing in steps, at least 0.3.
         contrast_threshold: Smallest |difference of Gaussians| of an event, in the series' units.
-        theta: An event exceeds `theta` times the largest of its 8 neighbours.
+        theta: An event exceeds `theta` times the largest of its 8 neighbors.
         amplitude: Height of an event's bell. `"mean"`: mean of the series' own steps within
             3 sigma; `"center"`: its value at the event (between two steps, their mean); `"unit"`:
             1; `"scale-space"`: no bell, within 3 sigma the smoothed series (6.4) itself. With
@@ -77,7 +77,7 @@ class SaliencySeries(keras.layers.Layer):
         missing: Missing | None = None,
         **kwargs: Any,
     ):
-        # Half precision would round the series before it is analysed.
+        # Half precision would round the series before it is analyzed.
         super().__init__(**{"autocast": False, **kwargs})
         self._settings = temporal.Settings(
             octaves, scales, sigma0, contrast_threshold, theta, amplitude, cut, missing

@@ -40,11 +40,11 @@ class SANAttention(StartingLayer):
 
     The layer compares the features `y` of a layer with those it was computed from, `y_prev`, as
     a scale space compares an image with its blurred self. Where this difference of convolutions
-    is an extremum of its neighbourhood, attention is due:
+    is an extremum of its neighborhood, attention is due:
 
     1. `p`: `y_prev` averaged over its channels, so that any two layers compare (5.6, 5.7);
     2. `d = |y - p|`, the difference of convolutions (5.8);
-    3. `e = alpha * d`, where `alpha` is the share of the neighbourhood that `d` is not below
+    3. `e = alpha * d`, where `alpha` is the share of the neighborhood that `d` is not below
        (5.9, 5.10); no gradient flows through the count `alpha`;
     4. `a`: `e` smoothed by a trainable convolution (5.11);
     5. `mask = sigmoid(a)`, one per channel (5.12), and the output `y * mask` (5.4).
@@ -59,7 +59,7 @@ class SANAttention(StartingLayer):
     (strides, pooling), it is averaged down; if it is wider by a few values on both sides (a
     `"valid"` convolution), it is cropped.
 
-    A Keras mask on sequences is honoured and passed on: masked steps are nobody's neighbours and
+    A Keras mask on sequences is honoured and passed on: masked steps are nobody's neighbors and
     change no other step's output.
 
     Args:

@@ -213,7 +213,7 @@ class XM2AHeads(ConvolutionHeads):
 
     Where the text is silent: convolutions are linear and padded with zeros (`same`); the keys have
     no bias, because the softmax over time does not see one; with averages, Q_h and K_h are never
-    formed, since the mean of a convolution is a convolution of means; the normalisation sees Y_h
+    formed, since the mean of a convolution is a convolution of means; the normalization sees Y_h
     times the number of time steps, so that its `epsilon` does not depend on the length.
 
     Args:
@@ -226,13 +226,13 @@ class XM2AHeads(ConvolutionHeads):
         talk: `"scale"`: every head with every head (7.8). `"self"`: each head with itself (7.7).
             `"input"`: each head's query with the key of the input, and the query of the
             input with each head's key, after a projection of the input to `key_dim` (7.6.4.3).
-        descriptor: `"average"` or `"maximum"`, how queries and keys summarise.
+        descriptor: `"average"` or `"maximum"`, how queries and keys summarize.
         normalization: `"layer"` over the kernels of each head, `"batch"`, or `None`.
         output_dim: Integer, size of the output; default: the variates of the input.
         share_projections: Whether one convolution per head serves as query, key and value.
         dropout: Float in [0, 1), share of the summed masks' elements dropped in training.
         use_bias: Whether queries, values and the output projection have biases.
-        epsilon: Float, added to the variance in the normalisation.
+        epsilon: Float, added to the variance in the normalization.
         remat: Whether training computes the masks again in the backward pass, through a custom
             gradient, instead of keeping all H^2 of them. Memory is linear in H * time either
             way in inference; set it to `False` for forward-mode or second derivatives.
@@ -500,7 +500,7 @@ class XM2AHeads(ConvolutionHeads):
         return ops.transpose(masks, (0, 2, 1, 3))
 
     def _normalize(self, weighted, count, mask, training):
-        """Normalise and join the heads: (batch, time, heads, key_dim) to (batch, time, width)."""
+        """Normalize and join the heads: (batch, time, heads, key_dim) to (batch, time, width)."""
         if self.normalization is None:
             return self._join(weighted / count[..., None])
         if self.normalization == "batch":

@@ -1,4 +1,4 @@
-"""Pixels that take a neighbour's value, inside a model."""
+"""Pixels that take a neighbor's value, inside a model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PixelDeflection(keras.layers.Layer):
 
     Args:
         deflections: Integer, how many pixels of each image are drawn; one may be drawn twice.
-        window: Integer, how far a neighbour may be along each axis.
+        window: Integer, how far a neighbor may be along each axis.
         seed: Integer, a `keras.random.SeedGenerator`, or None.
         data_format: `"channels_last"` or `"channels_first"`; None for Keras's setting.
         **kwargs: Arguments of `keras.layers.Layer`.

@@ -22,7 +22,7 @@ from keras_saliency.typing import (
     Tensor,
 )
 
-# Local response normalisation with the constants of Liang and Hu, section 3.2.
+# Local response normalization with the constants of Liang and Hu, section 3.2.
 _LRN_ALPHA, _LRN_BETA = 0.001, 0.75
 
 
@@ -38,7 +38,7 @@ def _norm(pattern):
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
 class RecurrentConv2D(keras.layers.Layer):
-    """A 2-D convolution whose units also listen to their neighbours, several times.
+    """A 2-D convolution whose units also listen to their neighbors, several times.
 
     At step 0 the state is the plain convolution of the input, `x(0) = f(W_f * u + b)`; at each
     further step it is `x(t) = f(W_f * u + W_r * x(t - 1) + b)`. The receptive field grows with the
@@ -64,7 +64,7 @@ class RecurrentConv2D(keras.layers.Layer):
         recurrent_kernel_size: int or pair of ints, the window of `W_r`; None for `kernel_size`.
         pieces: int, maxout after the activation: the state is the largest of every `pieces`
             successive maps, so that `ceil(filters / pieces)` remain. 1 for none.
-        normalization: None, or `"response"` for the local response normalisation over
+        normalization: None, or `"response"` for the local response normalization over
             `filters // 8 + 1` maps that Liang and Hu put after each step.
         activation: the function f.
         use_bias: bool.

@@ -23,7 +23,7 @@ def accelerate(model: keras.Model) -> keras.Model:
     (`benchmarks/gpu.py`). Measure yours before you rely on it. For inference, with the torch
     backend, on a GPU of compute capability 8.0 or newer, for models that compute in float16 or
     bfloat16. `Dense` layers and 1×1 `Conv2D` layers whose kernels keep at most two of every four
-    neighbours along the input axis, and whose sizes fit the kernels (outputs a multiple of 32,
+    neighbors along the input axis, and whose sizes fit the kernels (outputs a multiple of 32,
     inputs of 64), go through `torch.sparse.to_sparse_semi_structured`; all others run as before.
 
     Args:
@@ -102,12 +102,12 @@ def why_not(layer):
             f"multiples of {_COLUMNS} and {_ROWS} are needed"
         )
     if not is_two_to_four(kernel):
-        return "keeps more than two of four neighbours along its input axis"
+        return "keeps more than two of four neighbors along its input axis"
     return None
 
 
 def is_two_to_four(kernel):
-    """Whether of every four neighbours along the first axis at most two are not zero."""
+    """Whether of every four neighbors along the first axis at most two are not zero."""
     blocks = (kernel != 0).reshape(-1, 4, kernel.shape[-1])
     return bool((np.count_nonzero(blocks, axis=1) <= 2).all())
 

@@ -108,7 +108,7 @@ def plain_values(model, merge):
             values[id(variable)] = lambda layer=layer: lora.merged_kernel(layer)
         for variable, mask in masks:
             values[id(mask)] = LEFT_OUT
-            if keras.backend.is_float_dtype(variable.dtype):  # a quantised zero is one already
+            if keras.backend.is_float_dtype(variable.dtype):  # a quantized zero is one already
                 value = values.get(id(variable), variable)
                 values[id(variable)] = lambda value=value, mask=mask: _zeroed(value, mask)
     return values

@@ -103,7 +103,7 @@ def sparsify(
             those with the lowest sum of edge scores; the channels of the model's outputs stay,
             unless `layers` or a dict as `sparsity` names their layer. `"head"`: whole heads of
             attention layers, grouped queries by group. A pair `(n, m)`: of every m
-            neighbours along the input axis the n best stay; `sparsity` must be `1 - n / m`.
+            neighbors along the input axis the n best stay; `sparsity` must be `1 - n / m`.
         order: `"forward"`; or `"backward"` or `"random"`, where the scores of a layer know what is
             masked in the layers before it in that order (G 4.6.6).
         layers, exclude: Which layers: objects, names, glob patterns, compiled regular
@@ -128,7 +128,7 @@ def sparsify(
         initial_weights: For `"lottery"`: the weights before training, as `model.get_weights()`
             gave them. Without them the weights stay.
         seed: Of `method="random"` and `order="random"`.
-        normalization: Whether normalisation layers `"pass"` or `"scale"` significance.
+        normalization: Whether normalization layers `"pass"` or `"scale"` significance.
         max_samples: How many samples are read from a stream of data, which may be endless.
         batch_size: How many samples of `data` the model sees at once.
         verbose: Whether a progress bar is shown.

@@ -28,7 +28,7 @@ def check_granularity(granularity):
         return int(pair[0]), int(pair[1])
     raise ValueError(
         "`granularity` must be 'edge', 'channel', 'head', or a pair (n, m) with 0 < n < m that "
-        f"keeps n of every m neighbours. Received: granularity={granularity!r}"
+        f"keeps n of every m neighbors. Received: granularity={granularity!r}"
     )
 
 

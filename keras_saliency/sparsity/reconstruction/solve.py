@@ -1,7 +1,7 @@
 """Least squares on a support: sums over the data, masks by ADMM, and the exact fit.
 
 Weights are matrices (inputs, outputs), one per group. With `H = Xp'Xp / n` of the pruned network's
-inputs and `Y = Xd W0`, what the dense network made of its own, the fit minimises
+inputs and `Y = Xd W0`, what the dense network made of its own, the fit minimizes
 
     |Xp W - Y|^2 / n + lambda |W - W0|^2    over the weights that stay.
 """
@@ -12,7 +12,7 @@ ROUNDS = 24
 RISE = 16
 # Above so many inputs a matrix of inputs by inputs is not formed.
 WIDEST = 8192
-# Matrices below this extent are factorised by one thread: others would wait for each other.
+# Matrices below this extent are factorized by one thread: others would wait for each other.
 MANY_THREADS = 512
 
 
@@ -34,7 +34,7 @@ class Sums:
     Args:
         weights: (groups, inputs, outputs) float64, the dense kernel.
         rows: How many rows will come.
-        centred: Whether means are taken out, because a bias can put them back.
+        centered: Whether means are taken out, because a bias can put them back.
     """
 
     def __init__(self, weights, rows, centred):

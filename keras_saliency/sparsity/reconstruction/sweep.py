@@ -49,7 +49,7 @@ class Refit:
         counts: Dict from kernel key to how many edges go, for kernels whose masks are found here,
             by ADMM; those in `masks` stand in where a kernel has no least-squares problem.
         fit: Whether weights are fitted; else only the shift of the outputs' means is taken up.
-        neighbours: A pair (n, m) where n of every m neighbours along the inputs stay.
+        neighbors: A pair (n, m) where n of every m neighbors along the inputs stay.
         seed: Of the positions that are drawn.
         batch_size: How many samples a layer sees at once.
         verbose: Whether a progress bar is shown.

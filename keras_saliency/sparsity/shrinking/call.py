@@ -89,7 +89,7 @@ class ShrinkCall:
         raise KeepLayer(reason)
 
     def pin(self, ids, reason, statistics=False):
-        """These channels stay. `statistics`: only because others are normalised with them."""
+        """These channels stay. `statistics`: only because others are normalized with them."""
         self.groups.pin(ids, f"'{self.path}': {reason}", statistics)
 
     def tie(self, a, b):

@@ -23,7 +23,7 @@ class ChannelGroups:
     """The channels of a functional model and what ties them together.
 
     Every axis that layers call channels is followed through the graph. Channels that a residual
-    addition, a product, a depthwise or grouped convolution, a normalisation, a flattening or an
+    addition, a product, a depthwise or grouped convolution, a normalization, a flattening or an
     attention head bring together form one group; a group is removed as a whole or not at all.
     Nothing is computed on data.
 
@@ -169,7 +169,7 @@ class ChannelGroups:
         rule = find_shrink_rule(layer)
         quantized = getattr(layer, "quantization_mode", None)
         if quantized or getattr(layer, "lora_enabled", False):
-            what = f"it is quantised to {quantized}" if quantized else "it carries LoRA weights"
+            what = f"it is quantized to {quantized}" if quantized else "it carries LoRA weights"
             return lambda call: call.keep(what)
         if rule is not None:
             return rule

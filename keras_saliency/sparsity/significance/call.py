@@ -26,7 +26,7 @@ class SignificanceCall:
 
     @property
     def normalization(self):
-        """`"pass"` or `"scale"`: what normalisation layers do with significance."""
+        """`"pass"` or `"scale"`: what normalization layers do with significance."""
         return self._walk.normalization
 
     def scores(self, axis=-1, output=0):

@@ -73,7 +73,7 @@ def edge_significance(
         layers, exclude: Which layers to return; see `maskable_kernels`. Significance walks through
             the others all the same; one that is excluded needs no rule for that.
         alpha: The `alpha` of `inffs`.
-        normalization: `"pass"`: normalisation layers pass significance on; `"scale"`: they scale
+        normalization: `"pass"`: normalization layers pass significance on; `"scale"`: they scale
             it by `|gamma| / sqrt(variance)`, what they do to their input at inference.
         batch_size: How many samples the model sees at once.
         max_samples: How many samples of `data` to take at most. Streams that are endless or can

@@ -28,7 +28,7 @@ class ReDoCallback(keras.callbacks.Callback):
 
     A filter of a convolution, or a unit of a hidden dense layer, is dormant where the mean of its
     `|feature|` over data and positions is at most `tau` times the mean over its layer. Its kernel
-    and bias become as initialised, as do gamma, beta and statistics of the batch norm right behind;
+    and bias become as initialized, as do gamma, beta and statistics of the batch norm right behind;
     what reads it starts at 0, so that the model computes nearly what it did; optimizer slots of
     all these entries are 0. This happens at the end of every `every`-th epoch but the last.
 
@@ -197,7 +197,7 @@ class ReDoCallback(keras.callbacks.Callback):
         return count
 
     def _first(self, bank, epoch, number):
-        """A kernel as initialised, as columns; drawn anew each time."""
+        """A kernel as initialized, as columns; drawn anew each time."""
         initializer = bank.kernel.owner.kernel_initializer
         config = initializer.get_config()
         if "seed" in config:

@@ -25,13 +25,13 @@ class BAM(FeatureAttention):
 
     The channel branch is `BN(W1 relu(W0 mean(x)))`. The spatial branch reduces the channels by
     a convolution of window 1, applies two dilated convolutions, ends in one channel and is
-    normalised too. The mask is `sigmoid(channel + spatial)`, and the features keep a residual
+    normalized too. The mask is `sigmoid(channel + spatial)`, and the features keep a residual
     path: `x + x * mask`.
 
     Source: J. Park, S. Woo, J.-Y. Lee, I. S. Kweon, "BAM: Bottleneck Attention Module", BMVC
     2018 (arXiv:1807.06514), equations 1 to 5; a competitor in G 5.5.4. The printed equations
     show no activation between the layers of a branch; the authors' code has ReLU, as here
-    (`activation=None` gives the printed form), and more batch normalisation inside the
+    (`activation=None` gives the printed form), and more batch normalization inside the
     branches, where this layer follows the paper: one at the end of each branch. Sequences and
     volumes are treated like images.
 
@@ -40,7 +40,7 @@ class BAM(FeatureAttention):
         kernel_size: Window of the dilated convolutions, an integer or a tuple.
         dilation_rate: Their dilation `d`, an integer or a tuple.
         activation: Activation between the layers of a branch.
-        momentum, epsilon: Of the two batch normalisations, as in
+        momentum, epsilon: Of the two batch normalizations, as in
             `keras.layers.BatchNormalization`.
         use_bias: Whether the dense and convolutional layers have a bias.
         data_format: `"channels_last"` or `"channels_first"`. Default: Keras's own setting.
@@ -53,7 +53,7 @@ class BAM(FeatureAttention):
         inputs: Features, (batch, steps, channels), (batch, height, width, channels) or
             (batch, depth, height, width, channels); channels at axis 1 in `channels_first`.
         mask: Optional boolean (batch, steps). Steps that are False do not count.
-        training: Whether the batch's own statistics normalise (True) or the moving ones.
+        training: Whether the batch's own statistics normalize (True) or the moving ones.
         return_attention_scores: If True, also return the mask, of the shape of `inputs`.
 
     Output:

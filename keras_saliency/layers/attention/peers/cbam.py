@@ -29,7 +29,7 @@ class CBAM(FeatureAttention):
 
     Source: S. Woo, J. Park, J.-Y. Lee, I. S. Kweon, "CBAM: Convolutional Block Attention
     Module", ECCV 2018 (arXiv:1807.06521), equations 1 to 3; a competitor in G 5.5.4. The
-    authors' code normalises the convolution's output over the batch, which the paper's
+    authors' code normalizes the convolution's output over the batch, which the paper's
     equations do not and this layer does not. Sequences and volumes are treated like images.
 
     Args:

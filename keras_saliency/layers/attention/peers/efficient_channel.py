@@ -14,7 +14,7 @@ from keras_saliency.layers.attention.peers.base import FeatureAttention, over_sp
 
 @keras.saving.register_keras_serializable(package="keras_saliency")
 class EfficientChannelAttention(FeatureAttention):
-    """Efficient channel attention: each channel's weight from its neighbours' means.
+    """Efficient channel attention: each channel's weight from its neighbors' means.
 
         a = sigmoid(conv(mean(x)))
 

@@ -30,7 +30,7 @@ class FusAtNet(FeatureAttention):
     Source: S. Mohla, S. Pande, B. Banerjee, S. Chaudhuri, "FusAtNet: Dual Attention based
     SpectroSpatial Multimodal Fusion Network for Hyperspectral and LiDAR Classification", CVPR
     Workshops 2020, section 2; G 6.5.3. Differences: convolutions over time instead of image
-    patches, two in a stack instead of six with batch normalisation, and the shape of x is kept,
+    patches, two in a stack instead of six with batch normalization, and the shape of x is kept,
     so that it can stand where any attention layer stands.
 
     Args:

@@ -67,7 +67,7 @@ class SelfAttention(SequenceAttention):
         y_t = sum over u of a[t, u] x_u
 
     Source: Z. Lin et al., "A Structured Self-Attentive Sentence Embedding", ICLR 2017
-    (arXiv:1703.03130), section 2.1: there, a few learned queries summarise a sentence; here every
+    (arXiv:1703.03130), section 2.1: there, a few learned queries summarize a sentence; here every
     step asks, as Keras users know it, and the sigmoid that G names bounds the energies, so that no
     step can outweigh another by more than e. Cost and memory are quadratic in the length.
 

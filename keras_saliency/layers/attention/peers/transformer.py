@@ -33,7 +33,7 @@ class TransformerBlock(StartingLayer):
         dropout: Float in [0, 1), after the attention and after the feed-forward part, and on the
             attention scores.
         activation: Activation of the feed-forward part.
-        epsilon: Float, added to the variance in the layer normalisations.
+        epsilon: Float, added to the variance in the layer normalizations.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
             kernel_constraint, bias_constraint: For the attention and the feed-forward part.
         start: `"paper"`, or `"identity"`: a new layer returns its input, see `add_attention`.

@@ -49,7 +49,7 @@ def layer_normalization(call):
         call.keep("the number of its input channels is not known")
     if x.axis not in axes:
         return Channels(x.axis, x.ids)
-    call.pin(x.ids, "it normalises over the channels", statistics=True)
+    call.pin(x.ids, "it normalizes over the channels", statistics=True)
     if isinstance(layer, layers.LayerNormalization):
         values = _affine(call, x, axes, "gamma", "beta")
     else:
@@ -62,7 +62,7 @@ def unit_normalization(call):
     x = call.inputs[0]
     if x is None:
         call.keep("the number of its input channels is not known")
-    call.pin(x.ids, "it normalises over the channels", statistics=True)
+    call.pin(x.ids, "it normalizes over the channels", statistics=True)
     return Channels(x.axis, x.ids)
 
 

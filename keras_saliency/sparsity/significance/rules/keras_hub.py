@@ -45,7 +45,7 @@ def _norm(weight):
 
 for _name, _weight in _NORMS.items():
     register_significance_rule(
-        f"keras_hub>{_name}", kernels=(), reason="normalisation is never masked"
+        f"keras_hub>{_name}", kernels=(), reason="normalization is never masked"
     )(_norm(_weight))
 
 

@@ -15,7 +15,7 @@ from keras_saliency.sparsity.significance.scores import spread
 
 
 def _scaled(call, factor, axes):
-    """Scores times a factor over the given axes of the output, if normalisation is to scale."""
+    """Scores times a factor over the given axes of the output, if normalization is to scale."""
     score = call.output_scores[0]
     if call.normalization == "pass" or factor is None:
         return score
@@ -29,7 +29,7 @@ def _scaled(call, factor, axes):
 
 
 @register_significance_rule(
-    layers.BatchNormalization, kernels=(), reason="normalisation is never masked"
+    layers.BatchNormalization, kernels=(), reason="normalization is never masked"
 )
 def batch_normalization(call):
     layer = call.layer
@@ -51,7 +51,7 @@ def _normalization(name):
     return rule
 
 
-_REASON = {"kernels": (), "reason": "normalisation is never masked"}
+_REASON = {"kernels": (), "reason": "normalization is never masked"}
 
 
 register((layers.LayerNormalization, layers.GroupNormalization), _normalization("gamma"), **_REASON)
