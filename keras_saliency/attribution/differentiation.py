@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend.common.masking import get_keras_mask
 
 
 def differentiate(model, forward, values, extras, inputs=True):
@@ -46,7 +47,7 @@ def _collected(forward, values, extras, mark, marked):
     scores, others = forward(values, extras, mark)
     others = dict(others)
     for key, tensor in marked.items():
-        mask = keras.src.backend.get_keras_mask(tensor)
+        mask = get_keras_mask(tensor)
         if mask is not None:
             others["mask", key] = mask
     return scores, others

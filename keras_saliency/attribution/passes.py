@@ -6,6 +6,7 @@ import copy
 import keras
 import numpy as np
 from keras import ops, tree
+from keras.src.backend.common.masking import set_keras_mask
 
 from keras_saliency.attribution.differentiation import differentiate
 from keras_saliency.attribution.targets import activation_handlers, warn_of_probabilities
@@ -321,7 +322,7 @@ class _Forward:
             if mask is None:  # of features, not of an input
                 return outputs
             outputs = args[0] * ops.cast(mask, args[0].dtype)[..., None]
-            keras.src.backend.set_keras_mask(outputs, mask)
+            set_keras_mask(outputs, mask)
             return outputs
 
         return handler

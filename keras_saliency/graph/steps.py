@@ -2,6 +2,7 @@
 
 import keras
 from keras import ops, tree
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
 from keras_saliency.graph.functional import functional_of, is_functional, sorted_nodes
 
@@ -37,11 +38,11 @@ class Step:
         It can be run again: attention takes the masks that Keras carries off its inputs, they are
         put back.
         """
-        masked = [(x, keras.src.backend.get_keras_mask(x)) for x in map(values.get, self.inputs)]
+        masked = [(x, get_keras_mask(x)) for x in map(values.get, self.inputs)]
         results = self.run_last(values)
         for x, mask in masked:
             if mask is not None:
-                keras.src.backend.set_keras_mask(x, mask)
+                set_keras_mask(x, mask)
         return results
 
     def run_last(self, values):

@@ -1,8 +1,8 @@
 """Which positions of a sequence are padding, so that nothing is fitted to them."""
 
-import keras
 import numpy as np
 from keras import ops
+from keras.src.backend.common.masking import get_keras_mask
 
 from keras_saliency.graph.functional import functional_of, is_functional
 from keras_saliency.graph.steps import order_inputs
@@ -24,7 +24,7 @@ def given_masks(model, batch):
 
 def carried_masks(tensors):
     """The masks that Keras hands along with tensors, say from `Embedding(mask_zero=True)`."""
-    masks = [keras.src.backend.get_keras_mask(x) for x in tensors]
+    masks = [get_keras_mask(x) for x in tensors]
     masks = [np.asarray(ops.convert_to_numpy(x), bool) for x in masks if x is not None]
     return [mask for mask in masks if mask.ndim == 2]
 
