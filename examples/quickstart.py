@@ -1,7 +1,7 @@
 """What each framework does
 ===========================
 
-On real data, offline, in two to three minutes.
+On real data, offline, in about two minutes.
 
 Run it with ``python examples/quickstart.py``; ``--only san`` runs one section, ``--small`` takes
 seconds and is for checking that everything works. Pictures go to ``output/``.
