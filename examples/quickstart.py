@@ -17,7 +17,7 @@ from pathlib import Path
 BACKENDS = ("tensorflow", "jax", "torch")
 os.environ.setdefault("KERAS_BACKEND", next(b for b in BACKENDS if importlib.util.find_spec(b)))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# JAX compiles the draws of initial weights in a sixth of the time.
+# JAX compiles the draws of initial weights several times faster.
 os.environ.setdefault("JAX_THREEFRY_PARTITIONABLE", "0")
 
 import keras

@@ -356,7 +356,7 @@ class Zeros(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         dtype = keras.backend.standardize_dtype(dtype)
-        if keras.backend.backend() != "jax":  # which take NumPy's in twice to thrice the time
+        if keras.backend.backend() != "jax":  # where taking NumPy's in takes longer
             return ops.zeros(shape, dtype)
         zeros = np.zeros(shape, "float32" if "float" in dtype else dtype)
         return ops.convert_to_tensor(zeros, dtype=dtype)

@@ -5,25 +5,30 @@ import contextlib
 import numpy as np
 from keras import ops
 
+from keras_saliency.graph.listening import listening
+
 
 @contextlib.contextmanager
 def recorded(layers, order=None):
-    """While open, note the first argument of every call of the layers, by key, and their order."""
-    found = {key: [] for key in layers}
-    for key, layer in layers.items():
-        call = layer.call
+    """While open, note the first argument of every call of the layers, by key.
 
-        def run(*args, _call=call, _key=key, **kwargs):
+    Args:
+        layers: Dict from key to layer.
+        order: A list for pairs of key and argument, in the order of the calls; nothing else is
+            noted then.
+    """
+    found = {key: [] for key in layers}
+
+    def noting(key):
+        def note(call, args, kwargs):
             x = args[0] if args else next(iter(kwargs.values()))
             if order is not None:
-                order.append((_key, x))
-                return _call(*args, **kwargs)
-            found[_key].append(np.asarray(ops.convert_to_numpy(ops.stop_gradient(x))))
-            return _call(*args, **kwargs)
+                order.append((key, x))
+            else:
+                found[key].append(np.asarray(ops.convert_to_numpy(ops.stop_gradient(x))))
+            return call(*args, **kwargs)
 
-        layer.__dict__["call"] = run
-    try:
+        return note
+
+    with listening({layer: noting(key) for key, layer in layers.items()}):
         yield found
-    finally:
-        for layer in layers.values():
-            layer.__dict__.pop("call", None)
